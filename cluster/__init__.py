@@ -1,0 +1,1 @@
+"""Where it runs: assembles the Serve application (app), starts it here (local), and the operator's hand (cli)."""

@@ -1,0 +1,1 @@
+"""The operator's hand: typer verbs, one file a family."""

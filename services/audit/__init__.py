@@ -1,0 +1,1 @@
+"""One record per question: what it holds (record, pure) and where it is kept (log)."""

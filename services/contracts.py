@@ -1,0 +1,262 @@
+"""What crosses the steps of the ask line: frozen values, and one Protocol per step. Pure.
+
+Everywhere: scores are higher-is-better, ranks start at 1 (0 = the list does not hold it), times are
+milliseconds, spans are half-open character offsets into the parsed document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tenants.scope import TenantScope
+
+Float32 = npt.NDArray[np.float32]
+Int32 = npt.NDArray[np.int32]
+
+Mode = Literal["hybrid", "dense", "sparse"]
+RerankChoice = Literal["auto", "always", "never"]
+Decision = Literal["skipped", "partial", "full", "cached", "unavailable"]
+Grounded = Literal["full", "partial", "abstained"]
+Degradation = Literal[
+    "reranker_unavailable",
+    "reranker_timeout",
+    "generator_unavailable",
+    "generator_timeout",
+    "index_stale",
+    "partial_candidates",
+]
+FilterOp = Literal["eq", "ne", "lt", "lte", "gt", "gte", "in", "exists"]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A leaf of a filter: `field` is one of the contract's names, already validated."""
+
+    field: str
+    op: FilterOp
+    value: str | float | int | bool | tuple[str | float | int | bool, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """`and` / `or` over at least one part, `not` over exactly one."""
+
+    op: Literal["and", "or", "not"]
+    parts: tuple[Filter, ...]
+
+
+Filter = Comparison | Junction
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One validated question. `depth` caps the reranked candidates; `evidence` the passages shown."""
+
+    text: str
+    top_k: int = 10
+    mode: Mode = "hybrid"
+    rerank: RerankChoice = "auto"
+    depth: int | None = None
+    filter: Filter | None = None
+    collections: tuple[str, ...] | None = None
+    group_by: Literal["document"] | None = None
+    session: str | None = None
+    user: str | None = None
+    explain: bool = False
+    generator: str | None = None
+    max_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a chunk stands in its document."""
+
+    char_start: int
+    char_end: int
+    page: int | None = None
+    t_start_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One chunk as stored; `text` is verbatim."""
+
+    chunk_id: str
+    document_id: str
+    title: str
+    heading: str
+    text: str
+    collection: str
+    ordinal: int
+    span: Span
+    url: str | None
+    updated_at: str | None
+    metadata: Mapping[str, Any]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The union of both legs' lists, one row a chunk, in no order that matters.
+
+    passages  n chunks
+    dense     (n,) float32 cosine similarity in [-1, 1]; exact for every row, in the dense list or not
+    sparse    (n,) float32 BM25, 0 where the full-text list does not hold the row
+    dense_rank, sparse_rank  (n,) int32, 1-based, 0 = not in that list
+    vectors   (n, d) float32 unit rows
+    query_vector (d,) float32 unit
+    legs      the lists that answered; one missing is the degradation `partial_candidates`
+    """
+
+    passages: tuple[Passage, ...]
+    dense: Float32
+    sparse: Float32
+    dense_rank: Int32
+    sparse_rank: Int32
+    vectors: Float32
+    query_vector: Float32
+    legs: tuple[str, ...] = ("dense", "sparse")
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """The first stage's one order.
+
+    score (n,) float32 in [0, 1]: weight·minmax(dense) + (1 − weight)·minmax(sparse).
+    order (n,) int32: row numbers, best first. rank (n,) int32: 1-based.
+    `source` says where the weight came from: labels | corpus | default | mode.
+    """
+
+    score: Float32
+    order: Int32
+    rank: Int32
+    weight: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The final order and how it came about; `order` holds row numbers of the candidates, best first.
+
+    score (n,) float32 is what `order` sorts by; `rerank` (n,) float32 raw logits, NaN = not scored;
+    `probability` (n,) float32 calibrated, NaN = not calibrated.
+    """
+
+    order: Int32
+    score: Float32
+    rerank: Float32
+    probability: Float32
+    decision: Decision
+    reason: str
+    uncertainty: float | None
+    pairs: int = 0
+    pairs_cached: int = 0
+    model: str | None = None
+    certificate: str | None = None
+    degraded: tuple[Degradation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The passages shown to the answerer, best first; `rows` are their candidate rows."""
+
+    passages: tuple[Passage, ...]
+    rows: tuple[int, ...]
+    scores: tuple[float, ...]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """`quote == passage.text[quote_start:quote_end]`; `answer_start/_end` span the cited sentence."""
+
+    marker: int
+    chunk_id: str
+    document_id: str
+    title: str
+    url: str | None
+    quote: str
+    char_start: int
+    char_end: int
+    page: int | None
+    answer_start: int
+    answer_end: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConflictNote:
+    """Two shown chunks that disagree, and which one the tenant's rules prefer."""
+
+    between: tuple[str, str]
+    about: str
+    preferred: str | None
+    why: Literal["newer", "more authoritative", "undecided"]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What an answerer wrote, checked: every marker has a citation and the reverse."""
+
+    answer: str
+    grounded: Grounded
+    generator: str
+    citations: tuple[Citation, ...]
+    conflicts: tuple[ConflictNote, ...] = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    degraded: tuple[Degradation, ...] = ()
+    abstain_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvent:
+    """One step of a stream: `token` carries text, `citation` a citation, `answer` the whole draft."""
+
+    kind: Literal["token", "citation", "answer"]
+    text: str = ""
+    citation: Citation | None = None
+    draft: Draft | None = None
+
+
+class Retriever(Protocol):
+    """Embeds the question and reads both legs at the scope's pinned version."""
+
+    async def retrieve(self, scope: TenantScope, question: Question) -> Candidates:
+        """Raises `DeadlineExceeded`, `Unavailable`; an empty index gives no candidates."""
+        ...
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Float32:
+        """(n, d) float32 unit rows; `model` is an embedder reference."""
+        ...
+
+
+class Reranker(Protocol):
+    """Decides whether, how deep and with which model to rerank, and does it."""
+
+    async def rerank(self, scope: TenantScope, question: Question, candidates: Candidates, fusion: Fusion) -> Ranked:
+        """Never raises for an unavailable model: that is a degradation in the value."""
+        ...
+
+
+class Answerer(Protocol):
+    """Writes a cited answer from the evidence, or abstains."""
+
+    def answer(
+        self, scope: TenantScope, question: Question, evidence: Evidence, candidates: Candidates
+    ) -> AsyncIterator[AnswerEvent]:
+        """Yields tokens and citations in reading order, last one `answer` event with the whole draft."""
+        ...
+
+
+class AuditLog(Protocol):
+    """Keeps one record per question."""
+
+    async def append(self, scope: TenantScope, record: Mapping[str, Any]) -> None:
+        """Returns once the record is durable."""
+        ...

@@ -1,0 +1,1 @@
+"""Text to unit vectors: the encoder (torch | openvino), and the Serve deployment around it."""

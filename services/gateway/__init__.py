@@ -1,0 +1,1 @@
+"""HTTP: bodies, auth, limits and fairness (pure), the routes by family, and the Serve deployment."""

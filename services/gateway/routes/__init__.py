@@ -1,0 +1,1 @@
+"""Routes by family: native, openai, cohere, admin."""

@@ -1,0 +1,134 @@
+"""The platform's settings: environment over `fathom.yaml` over defaults. The only reader of the environment.
+
+`load_settings` is called once per process, by its entry point, and the value is handed on. Every field says
+its unit. `FATHOM_` + the field's name in capitals is its environment variable; nested fields use `__`, as in
+`FATHOM_RETRIEVER__REPLICAS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+MIB = 1024 * 1024
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Replicas(_Section):
+    """One Serve deployment's size; `gpus` is the share of a GPU per replica, 0 = CPU."""
+
+    min: int = Field(default=1, ge=0)
+    max: int = Field(default=1, ge=1)
+    cpus: float = Field(default=0.1, ge=0)
+    gpus: float = Field(default=0, ge=0)
+    target_ongoing: int = Field(default=8, ge=1)
+    max_ongoing: int = Field(default=256, ge=1)
+    max_queued: int = Field(default=256, ge=-1)
+
+
+class Limits(_Section):
+    """CONTRACT section 6."""
+
+    body_bytes: int = 32 * MIB
+    query_chars: int = 8_192
+    top_k: int = 100
+    file_bytes: int = 200 * MIB
+    unpacked_bytes: int = 1024 * MIB
+    unpack_ratio: int = 100
+    archive_members: int = 10_000
+    archive_nesting: int = 3
+    parser_memory_bytes: int = 1024 * MIB
+    parser_seconds: float = 60
+    batch_documents: int = 1_000
+
+
+class Ingest(_Section):
+    """`allow` lists URL prefixes that a tenant may make the platform read over HTTP; none by default."""
+
+    allow: tuple[str, ...] = ()
+
+
+class Settings(BaseSettings):
+    """Everything that differs between a laptop and a cluster."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FATHOM_",
+        env_nested_delimiter="__",
+        extra="ignore",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    data_dir: str = "./.fathom"  # local folder for this machine's state: secrets, ports, logs
+    data_root: str | None = None  # where tenants' data lies: a path or s3://…; default data_dir
+    database_url: str | None = None  # control plane; default SQLite in data_dir
+    audit_database_url: str | None = None  # audit log; default SQLite in data_dir, or database_url if PostgreSQL
+    mlflow_tracking_uri: str | None = None  # default SQLite in data_dir
+    redis_url: str | None = None
+    admin_key: str | None = None
+    url: str = "http://127.0.0.1:8000"
+    api_key: str | None = None
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    ray_address: str | None = None
+    topology: Literal["single", "split"] = "single"  # single: the gateway's process also retrieves
+    haproxy: bool = True
+    cpu_threads: int | None = None  # of one encoder; default: the machine's cores
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    request_timeout_s: float = 30
+    gateway_slots: int = Field(default=32, ge=1)  # questions at work at once in one gateway replica
+    gateway: Replicas = Replicas()
+    retriever: Replicas = Replicas()
+    indexer: Replicas = Replicas()
+    ingest: Ingest = Ingest()
+    limits: Limits = Limits()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags over environment over file; `yaml_file` is set by `load_settings`."""
+        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls))
+
+    @property
+    def root(self) -> str:
+        """Where tenants' data lies, absolute."""
+        return self.data_root or str(Path(self.data_dir).absolute())
+
+
+def load_settings(file: Path | None = None, **flags: Any) -> Settings:
+    """Read the environment and `file` (default `fathom.yaml` in the working folder, if it exists).
+
+    `flags` that are not None win over both. Raises `pydantic.ValidationError` naming the bad setting.
+    """
+
+    class _FromFile(Settings):
+        model_config = SettingsConfigDict(yaml_file=file or Path("fathom.yaml"))
+
+    return Settings.model_construct(**_values(_FromFile(**_given(flags))))
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in type(settings).model_fields}
