@@ -1,0 +1,114 @@
+"""Load drivers: closed loop at a concurrency, open loop at a rate. Knows HTTP, not what it asks.
+
+The open loop sends on schedule whether or not earlier answers are back, and counts time from the scheduled
+moment, so a stall is not hidden by the client waiting for it (coordinated omission).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: POST `body` to `url` with `key`; `group` tells tenants apart in the figures."""
+
+    url: str
+    key: str
+    body: Mapping[str, Any]
+    group: str = ""
+
+
+@dataclass(slots=True)
+class Sample:
+    """What came back: `latency_ms` counts from the scheduled moment; `status` 0 = no answer at all."""
+
+    group: str
+    latency_ms: float
+    status: int
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Latency percentiles in ms over the answered requests, rate in requests/s, answers by status."""
+
+    requests: int
+    errors: int
+    per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    statuses: Mapping[str, int]
+    stages_ms: Mapping[str, float]
+
+
+def figures(samples: Sequence[Sample], seconds: float) -> Figures:
+    """Summarise; the stages are means of what the answers' `timings_ms` said."""
+    good = [sample for sample in samples if sample.status == 200]
+    p50, p95, p99 = (float(v) for v in np.percentile([s.latency_ms for s in good] or [float("nan")], [50, 95, 99]))
+    stages = sorted({name for sample in good for name in sample.timings_ms})
+    return Figures(
+        requests=len(samples),
+        errors=len(samples) - len(good),
+        per_second=len(good) / max(seconds, 1e-9),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        statuses=dict(Counter(str(sample.status) for sample in samples)),
+        stages_ms={name: float(np.mean([s.timings_ms.get(name, 0.0) for s in good])) for name in stages},
+    )
+
+
+async def closed_loop(calls: Iterable[Call], concurrency: int) -> tuple[list[Sample], float]:
+    """Send every call, `concurrency` at a time; returns the samples and the seconds it took."""
+    queue: Iterator[Call] = iter(calls)
+    samples: list[Sample] = []
+    async with _session(concurrency) as session:
+
+        async def worker() -> None:
+            for call in queue:
+                sample = await _send(session, call, time.perf_counter())
+                samples.append(sample)
+
+        started = time.perf_counter()
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        return samples, time.perf_counter() - started
+
+
+async def open_loop(calls: Sequence[Call], per_second: float, max_in_flight: int = 2048) -> tuple[list[Sample], float]:
+    """Send call i at i / `per_second` seconds, whatever happened to the earlier ones."""
+    async with _session(max_in_flight) as session:
+        started = time.perf_counter()
+
+        async def at(index: int, call: Call) -> Sample:
+            due = started + index / per_second
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            return await _send(session, call, due)
+
+        samples = await asyncio.gather(*(at(index, call) for index, call in enumerate(calls)))
+        return list(samples), time.perf_counter() - started
+
+
+def _session(connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections), timeout=aiohttp.ClientTimeout(total=60)
+    )
+
+
+async def _send(session: aiohttp.ClientSession, call: Call, due: float) -> Sample:
+    try:
+        async with session.post(call.url, json=call.body, headers={"Authorization": f"Bearer {call.key}"}) as response:
+            body = await response.json(content_type=None)
+            timings = body.get("timings_ms", {}) if response.status == 200 else {}
+            return Sample(call.group, (time.perf_counter() - due) * 1000, response.status, timings)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return Sample(call.group, (time.perf_counter() - due) * 1000, 0)
