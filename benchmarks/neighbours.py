@@ -1,4 +1,4 @@
-"""Noisy neighbour: one tenant floods at 50 times its share; what do the others feel?
+"""Noisy neighbour: one tenant floods at 50 times its share; what the others feel.
 
     python benchmarks/neighbours.py [--victims 9] [--rate 2] [--seconds 30]
 
