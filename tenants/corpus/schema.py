@@ -17,6 +17,7 @@
 | url             | where a person can open the document, null when unknown                  |
 | updated_at      | when the document last changed, UTC                                      |
 | metadata        | the document's metadata, a JSON object                                   |
+| facets          | the metadata's scalar leaves as filters compare them, `corpus.facets`    |
 | document_digest | digest of the document's bytes (or of its JSONL row)                     |
 | tokens          | length of `text` in the embedder's tokens, without special tokens        |
 | language        | ISO 639-1 guess, "" when unsure                                          |
@@ -47,6 +48,7 @@ _COLUMNS: tuple[tuple[str, pa.DataType, bool], ...] = (
     ("url", pa.string(), True),
     ("updated_at", TIMESTAMP, True),
     ("metadata", pa.string(), False),
+    ("facets", pa.string(), False),
     ("document_digest", pa.string(), False),
     ("tokens", pa.int32(), False),
     ("language", pa.string(), False),
