@@ -7,10 +7,12 @@ its unit. `FATHOM_` + the field's name in capitals is its environment variable; 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import (
     BaseSettings,
@@ -78,6 +80,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = None  # default SQLite in data_dir
     redis_url: str | None = None
     admin_key: str | None = None
+    pepper: str | None = None  # of the keys' hashes; the same on every node. Default: a file in data_dir
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
     host: str = "127.0.0.1"
@@ -124,6 +127,37 @@ def load_settings(file: Path | None = None, **flags: Any) -> Settings:
         model_config = SettingsConfigDict(yaml_file=file or Path("fathom.yaml"))
 
     return Settings.model_construct(**_values(_FromFile(**_given(flags))))
+
+
+def setting_sources(file: Path | None = None, **flags: Any) -> dict[str, str]:
+    """Where each setting's value comes from: `flag`, `environment`, `file` or `default`, by setting name."""
+    path = file or Path("fathom.yaml")
+    in_file = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    keys = {key.upper() for key in os.environ}
+
+    def source(name: str) -> str:
+        if flags.get(name) is not None:
+            return "flag"
+        variable = f"FATHOM_{name.upper()}"
+        if any(key == variable or key.startswith(variable + "__") for key in keys):
+            return "environment"
+        return "file" if name in (in_file or {}) else "default"
+
+    return {name: source(name) for name in Settings.model_fields}
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a process of the platform: without `FATHOM_*`, with `extra`.
+
+    A child gets its settings from a file that holds every value; a variable left over would win over it.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("FATHOM_")}
+    return {**kept, **extra}
+
+
+def adopt_environment(extra: Mapping[str, str]) -> None:
+    """Set variables that a library reads when it is imported; for entry points only."""
+    os.environ.update(extra)
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
