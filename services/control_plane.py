@@ -1,4 +1,4 @@
-"""Opens the control plane that the settings name, with this platform's secrets. One call per process."""
+"""Opens the control plane that the settings name, with the platform's own secrets. For entry points."""
 
 from __future__ import annotations
 
@@ -8,27 +8,20 @@ from services.settings import Settings
 from tenants.secrets import load_or_create_secret
 from tenants.store import Store, open_store
 
+ADMIN_KEY_FILE = "admin.key"
+PEPPER_FILE = "pepper"
+
 
 def open_control_plane(settings: Settings) -> Store:
-    """The store, migrated. Raises `Unavailable` when its database does not answer or the pepper is another one."""
-    return open_store(control_plane_url(settings), pepper=pepper(settings))
+    """The store with this platform's pepper; the schema is migrated and the data dir made where needed.
+
+    Raises `Unavailable` when the database or a secret cannot be used.
+    """
+    Path(settings.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    pepper = settings.pepper or load_or_create_secret(settings.secrets_dir / PEPPER_FILE)
+    return open_store(settings.control_url, pepper=pepper.encode())
 
 
-def control_plane_url(settings: Settings) -> str:
-    """`database_url`, or SQLite in the data dir."""
-    return settings.database_url or f"sqlite:///{Path(settings.data_dir).absolute()}/control.db"
-
-
-def pepper(settings: Settings) -> bytes:
-    """What keys are hashed with: the setting, or `secrets/pepper` in the data dir, made at first use."""
-    return (settings.pepper or load_or_create_secret(secrets_dir(settings) / "pepper")).encode()
-
-
-def admin_key(settings: Settings) -> str:
-    """The operator's key: the setting, or `secrets/admin.key` in the data dir, made at first use."""
-    return settings.admin_key or load_or_create_secret(secrets_dir(settings) / "admin.key", prefix="fka_")
-
-
-def secrets_dir(settings: Settings) -> Path:
-    """Where this platform's secret files lie."""
-    return Path(settings.data_dir).absolute() / "secrets"
+def operator_key(settings: Settings) -> str:
+    """The platform's admin key: `FATHOM_ADMIN_KEY`, or the file that the first start makes."""
+    return settings.admin_key or load_or_create_secret(settings.secrets_dir / ADMIN_KEY_FILE, prefix="fa_")

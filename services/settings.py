@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str | None = None  # default SQLite in data_dir
     redis_url: str | None = None
     admin_key: str | None = None
+    pepper: str | None = None  # of the stored keys; default: a file in data_dir; shared by every node of a cluster
     pepper: str | None = None  # of the keys' hashes; the same on every node. Default: a file in data_dir
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
@@ -115,6 +116,27 @@ class Settings(BaseSettings):
     def root(self) -> str:
         """Where tenants' data lies, absolute."""
         return self.data_root or str(Path(self.data_dir).absolute())
+
+    @property
+    def secrets_dir(self) -> Path:
+        """Where this platform's secrets lie, each a file of mode 0600."""
+        return Path(self.data_dir).absolute() / "secrets"
+
+    @property
+    def control_url(self) -> str:
+        """The control plane's database."""
+        return self.database_url or f"sqlite:///{Path(self.data_dir).absolute()}/control.db"
+
+    @property
+    def audit_url(self) -> str:
+        """The audit log's database: beside the control plane, in PostgreSQL the same one."""
+        shared = self.database_url if (self.database_url or "").startswith("postgresql") else None
+        return self.audit_database_url or shared or f"sqlite:///{Path(self.data_dir).absolute()}/audit.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Where runs are tracked."""
+        return self.mlflow_tracking_uri or f"sqlite:///{Path(self.data_dir).absolute()}/mlflow.db"
 
 
 def load_settings(file: Path | None = None, **flags: Any) -> Settings:
