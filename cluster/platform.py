@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,7 @@ def write_record(info: PlatformInfo) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps({**info.document(), "platform": dataclasses.asdict(info)}, indent=2), encoding="utf-8")
     draft.chmod(0o600)
-    os.replace(draft, path)
+    draft.replace(path)
 
 
 def remove_record(data_dir: str) -> None:

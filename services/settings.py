@@ -81,7 +81,6 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     admin_key: str | None = None
     pepper: str | None = None  # of the stored keys; default: a file in data_dir; shared by every node of a cluster
-    pepper: str | None = None  # of the keys' hashes; the same on every node. Default: a file in data_dir
     url: str = "http://127.0.0.1:8000"
     api_key: str | None = None
     host: str = "127.0.0.1"
@@ -169,7 +168,7 @@ def setting_sources(file: Path | None = None, **flags: Any) -> dict[str, str]:
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment for a process of the platform: without `FATHOM_*`, with `extra`.
+    """The environment for a process of the platform: this one: without `FATHOM_*`, with `extra`.
 
     A child gets its settings from a file that holds every value; a variable left over would win over it.
     """
