@@ -254,9 +254,43 @@ class Answerer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, for the audit: the request's id and the key that was used (never its secret)."""
+
+    request_id: str
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditText:
+    """A text beside the chain: the chain holds its salted digest, so it can be erased or expire.
+
+    `slot` names it in its record: query, answer, quote.1 …; `document_id` owns a quote, None = the caller's.
+    """
+
+    slot: str
+    text: str
+    document_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One question's record. `facts` is JSON: ids, digests and figures, no text of a document or a question.
+
+    `sources` are the documents whose text went into the answer: erasing one erases the answer's text.
+    """
+
+    query_id: str
+    at_ms: int
+    facts: Mapping[str, Any]
+    texts: tuple[AuditText, ...] = ()
+    sources: tuple[str, ...] = ()
+
+
 class AuditLog(Protocol):
     """Keeps one record per question."""
 
-    async def append(self, scope: TenantScope, record: Mapping[str, Any]) -> None:
-        """Returns once the record is durable."""
+    async def append(self, scope: TenantScope, record: AuditRecord) -> None:
+        """Returns once the record is durable; raises `Unavailable` when it cannot be made so."""
         ...

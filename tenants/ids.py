@@ -20,12 +20,14 @@ TenantUid = NewType("TenantUid", str)
 DocumentId = NewType("DocumentId", str)
 ChunkId = NewType("ChunkId", str)
 JobId = NewType("JobId", str)
+QueryId = NewType("QueryId", str)
 
 MAX_DOCUMENT_ID_CHARS = 1_024
 DIGEST_CHARS = 32  # 128 bits of blake3, hex
 
 _TENANT = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+_QUERY = re.compile(r"q_[0-9a-f]{32}\Z")
 _JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}\Z")
 
 
@@ -68,6 +70,18 @@ def job_id(raw: str) -> JobId:
     if not _JOB.match(raw):
         raise InvalidInput.field("/job_id", "a job id is 1-80 letters, digits, '_' or '-'")
     return JobId(raw)
+
+
+def new_query_id(at_ms: int) -> QueryId:
+    """`q_` and 128 bits: 48 of Unix milliseconds, so that ids sort by time, then 80 random ones."""
+    return QueryId(f"q_{at_ms & (1 << 48) - 1:012x}{secrets.token_hex(10)}")
+
+
+def query_id(raw: str) -> QueryId:
+    """`q_` and 32 hexadecimal digits."""
+    if not _QUERY.match(raw):
+        raise InvalidInput.field("/query_id", "a query id is q_ and 32 hexadecimal digits, as an answer carries it")
+    return QueryId(raw)
 
 
 def text_digest(text: str) -> str:

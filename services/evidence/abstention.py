@@ -1,0 +1,80 @@
+"""Whether the evidence answers at all: a linear model over the best sentences and the lists' shape. Pure numpy.
+
+probability = 1 / (1 + exp(−(features · weights + bias))); below ABSTAIN_BELOW the answerer declines. Weights
+and threshold were fitted on answerable questions and their unanswerable twins (the same question, its relevant
+passages removed from the corpus) by `benchmarks/train_answerer.py`; they stand in coefficients.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.contracts import Candidates, Evidence, Float32
+from services.evidence.coefficients import ABSTAIN_BELOW, ABSTENTION
+from services.evidence.scoring import FEATURES, Sentence, Wanted
+from services.evidence.text import content
+
+ABSTENTION_FEATURES = (
+    "best",  # log-odds of the best, second and third best sentence
+    "second",
+    "third",
+    "best_cosine",  # highest cosine of any sentence
+    "best_recall",  # of the best sentence
+    "best_cue",
+    "context_recall",  # of the best sentence with what stands around it
+    "evidence_recall",  # of all evidence together
+    "rarest_missing",  # highest idf of a question's term that the best sentence's passage lacks, 0 = none
+    "top_dense",  # cosine of the best passage
+    "dense_margin",  # of the best passage over the fifth best
+    "agreement",  # 1 when both legs have the same first chunk, else 0
+)
+_NOTHING = -8.0  # log-odds of a sentence that is not there
+
+
+def evidence_features(
+    want: Wanted,
+    found: Sequence[Sentence],
+    table: Float32,
+    logit: Float32,
+    evidence: Evidence,
+    candidates: Candidates,
+) -> Float32:
+    """(len(ABSTENTION_FEATURES),) float32; `table` and `logit` as `scoring` gives them, at least one sentence."""
+    order = np.argsort(-logit, kind="stable")
+    best = int(order[0])
+    ranked = [float(logit[row]) for row in order[:3]] + [_NOTHING] * max(0, 3 - len(order))
+    column = {name: float(table[best, place]) for place, name in enumerate(FEATURES)}
+    dense = np.sort(candidates.dense)[::-1]
+    values = (
+        *ranked,
+        float(table[:, FEATURES.index("cosine")].max()),
+        column["recall"],
+        column["cue"],
+        column["context_recall"],
+        want.recall(frozenset().union(*(one.context for one in found))),
+        _rarest_missing(want, evidence, found[best].place),
+        float(dense[0]),
+        float(dense[0] - dense[min(4, len(dense) - 1)]),
+        float(np.any((candidates.dense_rank == 1) & (candidates.sparse_rank == 1))),
+    )
+    return np.array(values, dtype=np.float32)
+
+
+def answerable(values: Float32) -> float:
+    """Probability in [0, 1] that the evidence answers the question."""
+    weights = np.array([ABSTENTION[name] for name in ABSTENTION_FEATURES], dtype=np.float32)
+    return float(1 / (1 + np.exp(-(float(values @ weights) + ABSTENTION["bias"]))))
+
+
+def declines(probability: float) -> bool:
+    """True when the answerer should say that the evidence does not answer."""
+    return probability < ABSTAIN_BELOW
+
+
+def _rarest_missing(want: Wanted, evidence: Evidence, place: int) -> float:
+    passage = evidence.passages[place]
+    held = frozenset(content(f"{passage.title} {passage.heading} {passage.text}"))
+    missing = [float(weight) for term, weight in zip(want.terms, want.idf, strict=True) if term not in held]
+    return max(missing, default=0.0)

@@ -1,0 +1,51 @@
+"""Which sentences make the answer, and in which order. Pure.
+
+A fact needs the one sentence that holds it, and a second one only when the first is not clearly the best. An
+explanation or a procedure needs the run of sentences around the best one, as it stands in the passage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from services.contracts import Float32
+from services.evidence.citations import Pick
+from services.evidence.question import asked
+from services.evidence.scoring import Sentence
+
+_RUN = {"definition": 3, "procedure": 4, "reason": 3, "other": 3}  # sentences in a row at most; facts: 1
+_RUN_WORDS = 120  # and words
+_SECOND_GAP = 0.35  # log-odds: a fact's second sentence is this close to the first
+_NEVER_IN_A_RUN = ("heading",)
+
+
+def pick(question: str, found: Sequence[Sentence], logit: Float32) -> tuple[Pick, ...]:
+    """The answer's spans in reading order: the best passage first, inside a passage as the text runs."""
+    if not found:
+        return ()
+    order = np.argsort(-logit, kind="stable").tolist()
+    rows = _run(found, order[0], _RUN.get(asked(question), 1))
+    if len(rows) == 1:
+        rows = [row for row in order[:2] if logit[order[0]] - logit[row] <= _SECOND_GAP]
+    first = found[order[0]].place
+    rows.sort(key=lambda row: (found[row].place != first, found[row].place, found[row].start))
+    return tuple(Pick(found[row].place, found[row].start, found[row].end, found[row].kind) for row in rows)
+
+
+def _run(found: Sequence[Sentence], best: int, most: int) -> list[int]:
+    """The best sentence and those that follow it directly, up to `most` and to `_RUN_WORDS` words."""
+    rows = [best]
+    spent = len(found[best].text.split())
+    at = {(one.place, one.index): row for row, one in enumerate(found)}
+    while len(rows) < most:
+        last = found[rows[-1]]
+        following = at.get((last.place, last.index + 1))
+        if following is None or found[following].kind in _NEVER_IN_A_RUN:
+            break
+        spent += len(found[following].text.split())
+        if spent > _RUN_WORDS:
+            break
+        rows.append(following)
+    return rows
