@@ -5,8 +5,8 @@
     plain, info = store.add_key(acme, "query")
     store.authenticate(plain).tenant.name
 
-The parts stand in tenant_rows, key_rows, job_rows, idempotency; the schema in tables and migrations/. A store
-may be shared by threads and survives a fork; it is not pickled: each process opens its own.
+The parts stand in tenant_rows, key_rows, job_rows, idempotency and usage_rows, the schema in tables and migrations/.
+A store may be shared by threads and survives a fork; it is not pickled: each process opens its own.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from tenants.database import Database
 from tenants.errors import NotFound, Unavailable
 from tenants.idempotency import IdempotencyRows
 from tenants.job_rows import JobRows
-from tenants.key_rows import KeyRows
+from tenants.key_rows import KeyCache, KeyRows
 from tenants.records import Feedback, Owner
 from tenants.rows import Clock, known, page_size, page_start, to_json, utc_now
 from tenants.tables import FEEDBACK, PLATFORM
 from tenants.tenant_rows import TenantRows
+from tenants.usage_rows import UsageRows
+
+__all__ = ["KeyCache", "Store", "open_store"]
 
 _PEPPER_CHECK = "pepper_check"
 
 
-class Store(TenantRows, KeyRows, JobRows, IdempotencyRows):
+class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows):
     """Everything the control plane keeps."""
 
     def add_feedback(self, tenant: Owner, query_id: str, body: Mapping[str, Any]) -> None:

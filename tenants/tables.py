@@ -149,6 +149,15 @@ IDEMPOTENCY = Table(
     Index("ix_idempotency_expires_at", "expires_at"),
 )
 
+USAGE = Table(
+    "usage",
+    METADATA,
+    Column("uid", String(32), ForeignKey("tenants.uid", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(32), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+)
+
 FEEDBACK = Table(
     "feedback",
     METADATA,

@@ -1,4 +1,4 @@
-"""The control plane as first published: platform, tenants, keys, jobs, job errors, idempotency, feedback."""
+"""The control plane as first published: platform, tenants, keys, jobs, job errors, idempotency, feedback, usage."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def upgrade() -> None:
     _job_errors()
     _idempotency()
     _feedback()
+    _usage()
 
 
 def _platform() -> None:
@@ -133,3 +134,15 @@ def _feedback() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_feedback")),
     )
     op.create_index("ix_feedback_uid", "feedback", ["uid", "number"], unique=False)
+
+
+def _usage() -> None:
+    op.create_table(
+        "usage",
+        sa.Column("uid", sa.String(length=32), nullable=False),
+        sa.Column("name", sa.String(length=32), nullable=False),
+        sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["uid"], ["tenants.uid"], name=op.f("fk_usage_uid"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("uid", "name", "day", name=op.f("pk_usage")),
+    )

@@ -1,0 +1,48 @@
+"""What a tenant has used of a daily quota; in the control plane, because it must outlive a restart."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError as ConstraintViolated
+
+from tenants.errors import NotFound, QuotaExceeded
+from tenants.records import Owner
+from tenants.rows import Rows
+from tenants.tables import USAGE
+
+
+class UsageRows(Rows):
+    """Counters per tenant, name and UTC day."""
+
+    def spend_today(self, tenant: Owner, name: str, amount: int, quota: int | None) -> int:
+        """Count `amount` units of `name` (such as `index_bytes`) and give the day's sum; None = no quota.
+
+        Raises `QuotaExceeded` with the seconds to midnight UTC, counting nothing, when the sum would pass `quota`.
+        """
+        now = self._clock()
+        row = {"uid": tenant.uid, "name": name, "day": now.date().isoformat(), "amount": amount}
+        sum_ = USAGE.c.amount + amount
+        insert = self._database.insert(USAGE).values(**row)
+        add = insert.on_conflict_do_update(index_elements=["uid", "name", "day"], set_={"amount": sum_})
+        try:
+            with self._database.writing() as connection:
+                used = int(connection.execute(add.returning(USAGE.c.amount)).scalar_one())
+                if quota is not None and used > quota:
+                    raise _used_up(name, quota, now)
+        except ConstraintViolated:
+            raise NotFound("there is no such tenant") from None
+        return used
+
+    def used_today(self, tenant: Owner, name: str) -> int:
+        """The day's sum so far."""
+        today = (USAGE.c.uid == tenant.uid) & (USAGE.c.name == name) & (USAGE.c.day == self._clock().date().isoformat())
+        with self._database.reading() as connection:
+            return int(connection.execute(select(USAGE.c.amount).where(today)).scalar_one_or_none() or 0)
+
+
+def _used_up(name: str, quota: int, now: datetime) -> QuotaExceeded:
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    detail = f"your quota of {quota} {name.replace('_', ' ')} a day is used up; it is renewed at midnight UTC"
+    return QuotaExceeded(detail, retry_after_s=(midnight - now).total_seconds())
