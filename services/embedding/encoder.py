@@ -1,0 +1,143 @@
+"""Text → unit vectors: the one door to the embedders, for questions and for documents alike.
+
+`load_encoder` compiles, `describe_encoder` only reads. Vectors are float32 unit rows, so that a dot product is the
+cosine similarity (higher = more alike). Knows nothing of tenants, batches across requests or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from blake3 import blake3
+
+from services.embedding.recipe import Recipe, read_recipe
+from services.embedding.tokens import Batch, Windows, WindowTokenizer, batches
+from services.models import ModelFolder, locate
+
+Float32 = npt.NDArray[np.float32]
+
+BUDGET_TOKENS = 4_096  # per batch with padding
+LENGTH_MULTIPLE = 8
+PRECISION = "bf16"
+FINGERPRINT_CHARS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """What is known without compiling anything.
+
+    `fingerprint` names everything that decides the vectors: weights, tokenizer, pooling and the precision recipe,
+    not the machine. `max_tokens` is one window's length, special tokens included; longer texts take several.
+    """
+
+    reference: str
+    folder: ModelFolder
+    recipe: Recipe
+    dimension: int
+    max_tokens: int
+    fingerprint: str
+    tokenizer_json: str
+
+
+class Engine(Protocol):
+    """Computes batches; thread-safe."""
+
+    def run(self, batches: Iterable[Batch], vectors: Float32) -> None:
+        """Write each batch's unit rows into `vectors` (windows, d)."""
+        ...
+
+
+class Encoder:
+    """A loaded embedder. `encode` may be called from many threads at once."""
+
+    def __init__(self, info: EncoderInfo, engine: Engine) -> None:
+        self.info = info
+        self._engine = engine
+        self._tokenizer = WindowTokenizer(info.tokenizer_json, info.max_tokens)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self.info.dimension
+
+    @property
+    def max_tokens(self) -> int:
+        """One window's length in tokens, special tokens included."""
+        return self.info.max_tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """Names everything that decides the vectors."""
+        return self.info.fingerprint
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as the `tokenizers` library reads it."""
+        return self.info.tokenizer_json
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        """(n, d) float32 unit rows, row i for text i; a text longer than the window is the mean of its windows."""
+        if not texts:
+            return np.zeros((0, self.dimension), np.float32)
+        windows = self._tokenizer.windows(texts)
+        vectors = np.empty((len(windows.ids), self.dimension), np.float32)
+        order = batches(windows, budget_tokens=BUDGET_TOKENS, multiple=LENGTH_MULTIPLE, pad_id=0)
+        self._engine.run(order, vectors)
+        return vectors if len(windows.ids) == len(texts) else _joined(vectors, windows, len(texts))
+
+    def encode_query(self, text: str) -> Float32:
+        """(d,) float32 unit vector of a question, with the prefix that the model wants before questions."""
+        row: Float32 = self.encode([self.info.recipe.query_prefix + text])[0]
+        return row
+
+
+def _joined(vectors: Float32, windows: Windows, count: int) -> Float32:
+    """Token-weighted mean of each text's windows, then unit length: Σ nᵢvᵢ / ‖Σ nᵢvᵢ‖."""
+    weighted = vectors * windows.lengths()[:, None].astype(np.float32)
+    sums = np.zeros((count, vectors.shape[1]), np.float32)
+    np.add.at(sums, windows.owner, weighted)
+    norms = np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    joined: Float32 = (sums / norms).astype(np.float32)
+    return joined
+
+
+@lru_cache(maxsize=32)
+def describe_encoder(reference: str) -> EncoderInfo:
+    """Find the model and read its recipe and tokenizer; compiles nothing. Raises as `services.models.locate`."""
+    folder = locate(reference)
+    recipe = read_recipe(folder.path)
+    return EncoderInfo(
+        reference=reference,
+        folder=folder,
+        recipe=recipe,
+        dimension=recipe.dimension,
+        max_tokens=recipe.max_tokens,
+        fingerprint=_fingerprint(folder, recipe),
+        tokenizer_json=(folder.path / "tokenizer.json").read_text("utf-8"),
+    )
+
+
+def load_encoder(reference: str, *, cache_dir: str, threads: int | None = None, device: str = "auto") -> Encoder:
+    """Load an embedder; the first load on a machine builds its graph into `cache_dir`, later ones read it.
+
+    `threads` of the CPU engine (default: all cores); `device` is auto | cpu | cuda.
+    """
+    info = describe_encoder(reference)
+    return Encoder(info, _engine(info, Path(cache_dir), threads, device))
+
+
+def _engine(info: EncoderInfo, cache_dir: Path, threads: int | None, device: str) -> Engine:
+    from services.embedding.build import graph_path
+    from services.embedding.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(graph_path(info.folder, info.recipe, PRECISION, cache_dir), threads, PRECISION)
+
+
+def _fingerprint(folder: ModelFolder, recipe: Recipe) -> str:
+    return blake3(f"{folder.revision}\0{recipe!r}\0{PRECISION}".encode()).hexdigest()[:FINGERPRINT_CHARS]
