@@ -10,30 +10,28 @@ from typing import Literal
 
 Asked = Literal["number", "date", "person", "place", "reason", "procedure", "definition", "yes_no", "name", "other"]
 
-_ASKED: tuple[tuple[Asked, re.Pattern[str]], ...] = tuple(
-    (asked, re.compile(pattern, re.IGNORECASE))
-    for asked, pattern in (
-        ("date", r"\b(?:when|(?:what|which) (?:\w+ )?(?:year|date|day|month|decade|century|time)|how long ago)\b"),
-        ("number", r"\bhow (?:many|much|long|old|far|tall|high|big|large|often|fast|deep|wide|frequent|hot|cold)\b"),
-        (
-            "number",
-            r"\bwhat (?:\w+ ){0,2}(?:percent\w*|number|amount|population|age|temperature|rate|proportion|share)\b",
-        ),
-        (
-            "person",
-            r"\b(?:who|whom|whose|(?:what|which) (?:\w+ )?(?:person|man|woman|king|queen|president|author|actor))\b",
-        ),
-        (
-            "place",
-            r"\b(?:where|(?:what|which) (?:\w+ )?(?:city|country|state|place|region|river|area|location|continent))\b",
-        ),
-        ("reason", r"\b(?:why|what (?:is|are|was|were)? ?(?:the )?(?:cause|reason)s?|what causes?|how come)\b"),
-        ("procedure", r"\bhow (?:do|does|can|could|should|would|to|did|is|are|was|were|might)\b|\btreatments?\b"),
-        ("definition", r"^\W*(?:what (?:is|are|was|were)(?: \(are\))? (?!the \w+ of)|define\b|explain\b|describe\b)"),
-        ("yes_no", r"^\W*(?:is|are|was|were|do|does|did|can|could|has|have|had|should|would|will|may|might)\b"),
-        ("name", r"\b(?:what|which)\b"),
-    )
+_PATTERNS: tuple[tuple[Asked, str], ...] = (
+    ("date", r"\b(?:when|(?:what|which) (?:\w+ )?(?:year|date|day|month|decade|century|time)|how long ago)\b"),
+    ("number", r"\bhow (?:many|much|long|old|far|tall|high|big|large|often|fast|deep|wide|frequent|hot|cold)\b"),
+    (
+        "number",
+        r"\bwhat (?:\w+ ){0,2}(?:percent\w*|number|amount|population|age|temperature|rate|proportion|share)\b",
+    ),
+    (
+        "person",
+        r"\b(?:who|whom|whose|(?:what|which) (?:\w+ )?(?:person|man|woman|king|queen|president|author|actor))\b",
+    ),
+    (
+        "place",
+        r"\b(?:where|(?:what|which) (?:\w+ )?(?:city|country|state|place|region|river|area|location|continent))\b",
+    ),
+    ("reason", r"\b(?:why|what (?:is|are|was|were)? ?(?:the )?(?:cause|reason)s?|what causes?|how come)\b"),
+    ("procedure", r"\bhow (?:do|does|can|could|should|would|to|did|is|are|was|were|might)\b|\btreatments?\b"),
+    ("definition", r"^\W*(?:what (?:is|are|was|were)(?: \(are\))? (?!the \w+ of)|define\b|explain\b|describe\b)"),
+    ("yes_no", r"^\W*(?:is|are|was|were|do|does|did|can|could|has|have|had|should|would|will|may|might)\b"),
+    ("name", r"\b(?:what|which)\b"),
 )
+_ASKED = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _PATTERNS)
 _NUMBER = re.compile(
     r"\d|\b(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|million|billion|half"
     r"|third|quarter|once|twice|percent)\b",

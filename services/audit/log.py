@@ -1,0 +1,119 @@
+"""The audit log: append-only, hash-chained (chain.py), durable before the reply, readable by its tenant only.
+
+Appends of all tenants and requests of a process share transactions (group commit). A record that cannot be made
+durable fails its question with `Unavailable`: an answer that nobody can account for must not leave. Text beside
+the chain is erased with its document and expires; the chain stays whole. Reading and tending are in reading.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, insert, update
+from sqlalchemy.exc import IntegrityError as ConstraintViolated
+
+from services.audit.chain import GENESIS, SALT_BYTES, Head, Link, StoredText, link_after, pack, salt_text, salted
+from services.audit.group_commit import GroupCommit
+from services.audit.tables import CHAIN, FACTS, HEADS, METADATA, SOURCES, TEXTS
+from services.contracts import AuditRecord
+from tenants.database import Database
+from tenants.errors import FathomError, Unavailable
+from tenants.scope import TenantScope
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A record, packed by its request's own thread so that the writer thread only chains and stores."""
+
+    uid: str
+    at_ms: int
+    query_id: str
+    salt: bytes
+    body: bytes
+    digest: bytes
+    texts: tuple[StoredText, ...]
+    sources: tuple[str, ...]
+
+
+class SqlAuditLog:
+    """contracts.AuditLog over SQLite or PostgreSQL. Threads and tasks share it; one per process."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._group = GroupCommit(self._write, name="audit-log")
+        self._writer, self._heads = _new_writer(), dict[str, Head]()
+
+    async def append(self, scope: TenantScope, record: AuditRecord) -> None:
+        """Returns once the record is durable; raises `Unavailable` when it cannot be made so."""
+        kept = scope.config.audit.store_text
+        await asyncio.wrap_future(self._group.submit(_packed(scope.uid, record, kept=kept)))
+
+    def close(self) -> None:
+        """Write what waits and let the database go."""
+        self._group.close()
+        self._database.close()
+
+    def _write(self, entries: Sequence[_Entry]) -> None:
+        heads, links = dict(self._heads), list[Link]()
+        for entry in entries:
+            before = heads.get(entry.uid, Head(entry.uid, self._writer, 0, GENESIS))
+            link = link_after(before, entry.at_ms, entry.query_id, entry.digest)
+            heads[entry.uid] = Head(entry.uid, self._writer, link.seq, link.hash)
+            links.append(link)
+        try:
+            with self._database.writing() as connection:
+                _store(connection, entries, links)
+                _move_heads(connection, self._heads, heads)
+        except (FathomError, ConstraintViolated) as error:
+            # Whether the transaction reached the disk is unknown: a fresh chain can't contradict it either way.
+            self._writer, self._heads = _new_writer(), {}
+            raise Unavailable(
+                "the audit log cannot be written, so the answer was withheld; check FATHOM_AUDIT_DATABASE_URL and "
+                "the free space of its disk",
+                retry_after_s=1,
+            ) from error
+        self._heads = heads
+
+
+def open_audit_log(url: str) -> SqlAuditLog:
+    """Open the log at a database URL, making its tables first; raises `Unavailable`, `InvalidInput`."""
+    database = Database(url)
+    database.create(METADATA)
+    return SqlAuditLog(database)
+
+
+def _new_writer() -> str:
+    return "w_" + secrets.token_hex(8)
+
+
+def _packed(uid: str, record: AuditRecord, *, kept: bool) -> _Entry:
+    texts = tuple(salt_text(text) for text in record.texts)
+    sources = tuple(sorted(set(record.sources)))
+    body, salt = pack(record.facts, texts, sources, kept=kept), secrets.token_bytes(SALT_BYTES)
+    stored = texts if kept else ()
+    return _Entry(uid, record.at_ms, record.query_id, salt, body, salted(salt, body), stored, sources)
+
+
+def _store(connection: Connection, entries: Sequence[_Entry], links: Sequence[Link]) -> None:
+    keys = [{"uid": link.uid, "writer": link.writer, "seq": link.seq} for link in links]
+    pairs = list(zip(keys, entries, strict=True))
+    connection.execute(insert(CHAIN), [asdict(link) for link in links])
+    connection.execute(insert(FACTS), [{**key, "salt": entry.salt, "body": entry.body} for key, entry in pairs])
+    texts = [{**key, **asdict(text)} for key, entry in pairs for text in entry.texts]
+    sources = [{**key, "document_id": document} for key, entry in pairs for document in entry.sources]
+    if texts:
+        connection.execute(insert(TEXTS), texts)
+    if sources:
+        connection.execute(insert(SOURCES), sources)
+
+
+def _move_heads(connection: Connection, before: dict[str, Head], after: dict[str, Head]) -> None:
+    for uid, head in after.items():
+        if uid not in before:
+            connection.execute(insert(HEADS).values(**asdict(head)))
+        elif head.seq != before[uid].seq:
+            mine = (HEADS.c.uid == uid) & (HEADS.c.writer == head.writer)
+            connection.execute(update(HEADS).where(mine).values(seq=head.seq, hash=head.hash))
