@@ -56,6 +56,22 @@ class Limits(_Section):
     batch_documents: int = 1_000
 
 
+class Retrieval(_Section):
+    """One process that reads corpora; bytes are caps per process, all tenants together.
+
+    `rows_bytes` keeps whole published versions in memory, least recently asked first out; a version larger than
+    it is read from the index per question. `candidates` rows are taken from each leg.
+    """
+
+    candidates: int = Field(default=100, ge=1, le=1_000)
+    leg_timeout_s: float = Field(default=5.0, gt=0)
+    open_tables: int = Field(default=256, ge=1)
+    rows_bytes: int = Field(default=768 * MIB, ge=0)
+    index_cache_bytes: int = Field(default=256 * MIB, ge=0)
+    metadata_cache_bytes: int = Field(default=64 * MIB, ge=0)
+    embed_threads: int = Field(default=2, ge=1)
+
+
 class Ingest(_Section):
     """`allow` lists URL prefixes that a tenant may make the platform read over HTTP; none by default."""
 
@@ -95,6 +111,7 @@ class Settings(BaseSettings):
     gateway: Replicas = Replicas()
     retriever: Replicas = Replicas()
     indexer: Replicas = Replicas()
+    retrieval: Retrieval = Retrieval()
     ingest: Ingest = Ingest()
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -11,24 +11,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 
 from services.contracts import Float32
-
-
-class TextEncoder(Protocol):
-    """What the line needs of an encoder; thread-safe."""
-
-    @property
-    def dimension(self) -> int:
-        """Length of a vector."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Float32:
-        """(n, dimension) float32 unit rows."""
-        ...
+from services.embedding.encoder import Encoder
 
 
 class QueryEncoder:
@@ -38,16 +25,16 @@ class QueryEncoder:
     run at a time. `batch` caps the texts of different callers in one call: 1 on a CPU.
     """
 
-    def __init__(self, load: Callable[[str], TextEncoder], *, threads: int = 2, batch: int = 1) -> None:
+    def __init__(self, load: Callable[[str], Encoder], *, threads: int = 2, batch: int = 1) -> None:
         self._load = load
         self._batch = batch
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fathom-embed")
-        self._encoders: dict[str, asyncio.Task[TextEncoder]] = {}
+        self._encoders: dict[str, asyncio.Task[Encoder]] = {}
         self._waiting: dict[str, deque[tuple[Sequence[str], asyncio.Future[Float32]]]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
-    async def encoder(self, model: str) -> TextEncoder:
+    async def encoder(self, model: str) -> Encoder:
         """The encoder of a reference. A failed load is not kept: the next caller tries again."""
         task = self._encoders.get(model)
         if task is None:
@@ -72,6 +59,12 @@ class QueryEncoder:
             self._running.add(task)
             task.add_done_callback(self._running.discard)
         return await future
+
+    async def encode_query(self, model: str, text: str) -> Float32:
+        """(d,) float32 unit vector of a question, with the prefix that the model wants before questions."""
+        encoder = await self.encoder(model)
+        row: Float32 = (await self.encode(model, [encoder.info.recipe.query_prefix + text]))[0]
+        return row
 
     def close(self) -> None:
         """Let the threads go; encoders are freed with the instance."""

@@ -23,7 +23,8 @@ from tenants.corpus.facets import ENTRY, VALUE, escape, scalar
 from tenants.errors import InvalidInput
 
 MAX_DEPTH = 8
-MAX_LEAVES = 128
+MAX_PARTS = 128
+MAX_COMPARISONS = 512
 MAX_VALUES = 256
 MAX_CHARS = 2_048
 
@@ -40,9 +41,9 @@ _FIELDS = "document_id, collection, updated_at, url or metadata.<key>"
 def parse_filter(raw: object, pointer: str = "/filter") -> Filter:
     """Check a decoded JSON filter; raises `InvalidInput` whose pointer names the bad part."""
     tree = _node(raw, pointer, 1)
-    leaves = _count(tree)
-    if leaves > MAX_LEAVES:
-        raise InvalidInput.field(pointer, f"a filter has at most {MAX_LEAVES} comparisons, this has {leaves}")
+    size = _count(tree)
+    if size > MAX_COMPARISONS:
+        raise InvalidInput.field(pointer, f"a filter has at most {MAX_COMPARISONS} comparisons, this has {size}")
     return tree
 
 
@@ -97,8 +98,8 @@ def _junction(raw: Mapping[str, Any], pointer: str, depth: int) -> Junction:
     op, parts = next(iter(raw.items()))
     if not isinstance(parts, Sequence) or isinstance(parts, str) or not parts:
         raise InvalidInput.field(f"{pointer}/{op}", f"'{op}' takes a list with at least one filter")
-    if len(parts) > MAX_LEAVES:
-        raise InvalidInput.field(f"{pointer}/{op}", f"'{op}' takes at most {MAX_LEAVES} filters")
+    if len(parts) > MAX_PARTS:
+        raise InvalidInput.field(f"{pointer}/{op}", f"'{op}' takes at most {MAX_PARTS} filters")
     return Junction(
         "and" if op == "and" else "or",
         tuple(_node(part, f"{pointer}/{op}/{number}", depth + 1) for number, part in enumerate(parts)),
@@ -159,7 +160,10 @@ def _check_text(value: str, pointer: str) -> None:
 
 
 def _count(tree: Filter) -> int:
-    return 1 if isinstance(tree, Comparison) else sum(_count(part) for part in tree.parts)
+    """How many values the tree compares with; each item of an `in` is one."""
+    if isinstance(tree, Comparison):
+        return len(tree.value) if isinstance(tree.value, tuple) else 1
+    return sum(_count(part) for part in tree.parts)
 
 
 # ---- tree → predicate ------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ DEFAULT_WEIGHT = 0.6
 
 @dataclass(frozen=True, slots=True)
 class FusionProfile:
-    """What was learned about a corpus. `weight` in [0, 1] is the dense leg's share; `source` labels | corpus | default."""
+    """What was learned about a corpus.
+
+    `weight` in [0, 1] is the dense leg's share; `source` is labels, corpus or default.
+    """
 
     weight: float = DEFAULT_WEIGHT
     source: str = "default"
@@ -60,7 +63,8 @@ def minmax(score: Float32, listed: np.ndarray[Any, np.dtype[np.bool_]]) -> Float
     low, high = float(score[listed].min()), float(score[listed].max())
     if high - low < 1e-9:
         return listed.astype(np.float32)
-    return np.clip((score - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    scaled: Float32 = np.clip((score - low) / (high - low), 0.0, 1.0).astype(np.float32)
+    return scaled
 
 
 def _weight(candidates: Candidates, mode: Mode, profile: FusionProfile) -> tuple[float, str]:

@@ -138,9 +138,9 @@ def candidates_of(
     dense_rank = _dense_ranks(rows, legs.get("dense"), dense, depth)
     sparse, sparse_rank = _sparse_column(rows, legs.get("sparse"), depth)
     kept = np.flatnonzero((dense_rank > 0) | (sparse_rank > 0))
-    kept = kept[np.argsort(np.array([passages[row].chunk_id for row in kept], dtype=object), kind="stable")]
+    kept = np.array(sorted(kept.tolist(), key=lambda row: passages[row].chunk_id), np.int64)
     return Candidates(
-        passages=tuple(passages[row] for row in kept),
+        passages=tuple(passages[row] for row in kept.tolist()),
         dense=dense[kept],
         sparse=sparse[kept],
         dense_rank=dense_rank[kept],

@@ -1,0 +1,267 @@
+"""Both legs at the pinned version: question → candidates. The only reader of LanceDB on the ask line.
+
+A published version never changes, so it is opened once and kept (least recently used first out), and its rows are
+kept in memory while the budget lasts: reading 200 rows from the index costs more than both searches. Full-text
+search starts before the question is embedded. A leg that fails or is late is missing from `Candidates.legs`;
+only when nothing answered does the caller get an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from lancedb.query import MatchQuery
+
+from services import deadline
+from services.contracts import Candidates, Float32, Question
+from services.embedding.queries import QueryEncoder
+from services.retrieval.filters import prefilter
+from services.retrieval.rows import (
+    COLUMNS,
+    ROW_ID,
+    Int64,
+    Leg,
+    RowStore,
+    candidates_of,
+    no_candidates,
+    passages_of,
+    union,
+)
+from services.retrieval.rows import matrix as vector_matrix
+from services.settings import Retrieval
+from tenants.errors import FathomError, Unavailable
+from tenants.scope import Release, TenantScope
+
+EXACT_ROWS = 10_000  # up to here one pass over all vectors is faster than the index, and exact
+EAGER_ROWS = 2_000  # up to here rows are loaded with the first question, larger versions after a few
+WARM_USES = 3
+SPARE = 1.2  # the index orders by quantised vectors: some more rows are taken and put right by exact cosines
+BYTES_PER_ROW = 4_096  # a generous guess of a chunk's columns, before they are loaded
+
+_LANCE_ERRORS = (RuntimeError, ValueError, OSError)
+
+
+@dataclass(slots=True)
+class Corpus:
+    """One open published version."""
+
+    table: lancedb.AsyncTable
+    release: Release
+    rows: RowStore | None = None
+    uses: int = 0
+    loading: asyncio.Task[None] | None = field(default=None)
+
+
+class LocalRetriever:
+    """contracts.Retriever in this process. One per process, used from one event loop; `close` when done."""
+
+    def __init__(self, encoder: QueryEncoder, settings: Retrieval | None = None) -> None:
+        self._encoder = encoder
+        self._settings = settings or Retrieval()
+        self._session = lancedb.Session(
+            index_cache_size_bytes=self._settings.index_cache_bytes,
+            metadata_cache_size_bytes=self._settings.metadata_cache_bytes,
+        )
+        self._open: OrderedDict[tuple[str, str, int], asyncio.Task[Corpus]] = OrderedDict()
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Float32:
+        """See `contracts.Retriever`."""
+        return await self._encoder.encode(model, texts)
+
+    async def retrieve(self, scope: TenantScope, question: Question) -> Candidates:
+        """See `contracts.Retriever`."""
+        deadline.check()
+        if scope.release is None or scope.release.chunks == 0:
+            return await self._nothing(scope)
+        began = time.perf_counter()
+        corpus = await self._corpus(scope, scope.release)
+        where = prefilter(question.filter, question.collections)
+        legs, query, embed_ms = await self._legs(corpus, question, where)
+        found = await self._hydrated(corpus, legs, query)
+        search_ms = (time.perf_counter() - began) * 1000 - embed_ms
+        return candidates_of(*found, query, legs, self._settings.candidates, {"embed": embed_ms, "search": search_ms})
+
+    async def close(self) -> None:
+        """Stop loading, forget every version, let the encoder's threads go."""
+        for task in self._open.values():
+            corpus = _corpus_of(task)
+            if corpus and corpus.loading:
+                corpus.loading.cancel()
+        self._open.clear()
+        self._encoder.close()
+
+    # ---- the two legs ----------------------------------------------------------------------------------
+
+    async def _legs(
+        self, corpus: Corpus, question: Question, where: str | None
+    ) -> tuple[dict[str, Leg], Float32, float]:
+        """The lists that answered, the question's vector and the milliseconds that it took."""
+        sparse = asyncio.create_task(self._tolerant(self._sparse(corpus, question, where)))
+        try:
+            query, embed_ms = await self._query(corpus.release, question)
+            wanted = question.mode != "sparse" and bool(query.any())
+            found = {
+                "dense": await self._tolerant(self._dense(corpus, query, where)) if wanted else None,
+                "sparse": await sparse,
+            }
+        finally:
+            sparse.cancel()
+        legs = {name: leg for name, leg in found.items() if leg is not None}
+        if not legs:
+            raise Unavailable("the index did not answer in time; try again", retry_after_s=1)
+        return legs, query, embed_ms
+
+    async def _tolerant(self, work: Coroutine[Any, Any, Leg | None]) -> Leg | None:
+        """The leg's list, None when it is late or fails: the other one may still answer honestly."""
+        try:
+            async with asyncio.timeout(min(self._settings.leg_timeout_s, deadline.remaining_s())):
+                return await work
+        except (TimeoutError, KeyError, *_LANCE_ERRORS):
+            return None
+
+    async def _sparse(self, corpus: Corpus, question: Question, where: str | None) -> Leg | None:
+        if question.mode == "dense":
+            return None
+        match = MatchQuery(question.text, "lexical")
+        query = corpus.table.query().nearest_to_text(match).limit(self._settings.candidates)
+        if where is not None:
+            query = query.where(where)
+        found = await query.select([ROW_ID, "_score"]).to_arrow()
+        return Leg(_row_ids(found), found["_score"].to_numpy().astype(np.float32))
+
+    async def _dense(self, corpus: Corpus, query: Float32, where: str | None) -> Leg:
+        depth = self._settings.candidates
+        if corpus.rows is not None and len(corpus.rows.ids) <= EXACT_ROWS:
+            allowed = None if where is None else await self._allowed(corpus, where)
+            return await asyncio.to_thread(corpus.rows.nearest, query, depth, allowed)
+        search = corpus.table.query().nearest_to(query).limit(round(depth * SPARE)).ef(2 * depth)
+        if where is not None:
+            search = search.where(where)
+        found = await search.select([ROW_ID, "_distance"]).to_arrow()
+        return Leg(_row_ids(found), -found["_distance"].to_numpy().astype(np.float32))
+
+    async def _allowed(self, corpus: Corpus, where: str) -> Int64:
+        found = await corpus.table.query().where(where).with_row_id().select([ROW_ID]).to_arrow()
+        return _row_ids(found)
+
+    # ---- the question's vector ---------------------------------------------------------------------------
+
+    async def _query(self, release: Release, question: Question) -> tuple[Float32, float]:
+        """(d,) float32 unit vector and the milliseconds it took; zeros when only full-text search can answer."""
+        began = time.perf_counter()
+        try:
+            query = await self._encoder.encode_query(release.embedder, question.text)
+        except (FathomError, RuntimeError, ValueError, OSError):
+            if question.mode == "dense":
+                raise
+            query = np.zeros(release.dimension, np.float32)
+        return query, (time.perf_counter() - began) * 1000
+
+    async def _nothing(self, scope: TenantScope) -> Candidates:
+        model = scope.release.embedder if scope.release else scope.config.embedder
+        encoder = await self._encoder.encoder(model)
+        return no_candidates(
+            np.zeros(encoder.dimension, np.float32), ("dense", "sparse"), {"embed": 0.0, "search": 0.0}
+        )
+
+    # ---- rows ------------------------------------------------------------------------------------------------
+
+    async def _hydrated(
+        self, corpus: Corpus, legs: dict[str, Leg], query: Float32
+    ) -> tuple[Int64, Sequence[Any], Float32]:
+        none = Leg(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        rows = union(legs.get("dense", none), legs.get("sparse", none))
+        if corpus.rows is not None:
+            places = corpus.rows.positions(rows)
+            return rows, corpus.rows.passages(places), corpus.rows.vectors[places]
+        if not len(rows):
+            return rows, (), np.zeros((0, len(query)), np.float32)
+        self._warm(corpus)
+        table = await self._translated(
+            corpus.table.take_row_ids(rows.tolist()).with_row_id().select([*COLUMNS, ROW_ID]).to_arrow()
+        )
+        table = table.take(pa.array(np.argsort(_row_ids(table), kind="stable")))
+        return rows, passages_of(table), vector_matrix(table["vector"])
+
+    def _warm(self, corpus: Corpus) -> None:
+        """Load a version's rows beside the questions, once it was asked often enough to be worth it."""
+        corpus.uses += 1
+        fits = corpus.release.chunks * BYTES_PER_ROW <= self._settings.rows_bytes
+        if corpus.loading is None and fits and corpus.uses >= WARM_USES:
+            corpus.loading = asyncio.create_task(self._load(corpus))
+
+    async def _load(self, corpus: Corpus) -> None:
+        table = await self._translated(corpus.table.query().with_row_id().select([*COLUMNS, ROW_ID]).to_arrow())
+        corpus.rows = await asyncio.to_thread(RowStore, table)
+        self._trim()
+
+    # ---- open versions -------------------------------------------------------------------------------------
+
+    async def _corpus(self, scope: TenantScope, release: Release) -> Corpus:
+        """The open version; of many callers at once one opens it. A failed opening is not kept."""
+        key = (scope.corpus_uri, release.table, release.lance_version)
+        task = self._open.get(key)
+        if task is None:
+            task = self._open[key] = asyncio.create_task(self._opened(scope, release))
+        self._open.move_to_end(key)
+        try:
+            corpus = await asyncio.shield(task)
+        except Unavailable:
+            self._open.pop(key, None)
+            raise
+        self._trim()
+        return corpus
+
+    async def _opened(self, scope: TenantScope, release: Release) -> Corpus:
+        connection = await self._translated(lancedb.connect_async(scope.corpus_uri, session=self._session))
+        table = await self._translated(connection.open_table(release.table))
+        await self._translated(table.checkout(release.lance_version))
+        corpus = Corpus(table, release)
+        if release.chunks <= EAGER_ROWS and release.chunks * BYTES_PER_ROW <= self._settings.rows_bytes:
+            await self._load(corpus)
+        return corpus
+
+    async def _translated(self, work: Any) -> Any:
+        try:
+            return await work
+        except _LANCE_ERRORS as error:
+            raise Unavailable(
+                f"the index version cannot be read ({type(error).__name__}); try again, it may have been replaced",
+                retry_after_s=1,
+            ) from error
+
+    def _trim(self) -> None:
+        """Forget the versions asked longest ago, until the count and the memory fit their caps.
+
+        Questions at work keep their version by their own reference; nothing is closed under them.
+        """
+        held = {key: _held(task) for key, task in self._open.items()}
+        total = sum(held.values())
+        for key in list(self._open)[:-1]:
+            if len(self._open) <= self._settings.open_tables and total <= self._settings.rows_bytes:
+                return
+            total -= held[key]
+            del self._open[key]
+
+
+def _corpus_of(task: asyncio.Task[Corpus]) -> Corpus | None:
+    finished = task.done() and not task.cancelled() and task.exception() is None
+    return task.result() if finished else None
+
+
+def _held(task: asyncio.Task[Corpus]) -> int:
+    corpus = _corpus_of(task)
+    return corpus.rows.nbytes if corpus and corpus.rows else 0
+
+
+def _row_ids(table: pa.Table) -> Int64:
+    ids: Int64 = table[ROW_ID].to_numpy().astype(np.int64)
+    return ids
