@@ -41,10 +41,10 @@ class IdempotencyRows(Rows):
         now = self._clock()
         row = {"caller": caller, "key": _checked(key), "tenant": tenant, "request_digest": request_digest}
         times = {"locked_until": now + LOCK, "expires_at": now + KEEP}
-        insert = self._database.insert(IDEMPOTENCY).values(**row, **times)
+        insert = self._database.insert(IDEMPOTENCY).values(**row, **times).on_conflict_do_nothing()
         with self._database.writing() as connection:
             connection.execute(delete(IDEMPOTENCY).where(_stale(now)))
-            if connection.execute(insert.on_conflict_do_nothing()).rowcount == 1:
+            if connection.execute(insert.returning(IDEMPOTENCY.c.key)).one_or_none() is not None:
                 return None
             return self._stored(connection, caller, key, request_digest)
 

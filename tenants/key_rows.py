@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -85,10 +86,12 @@ class KeyCache:
     Keys are remembered by their SHA-256. Refusals are remembered too, outages never. Thread-safe.
     """
 
-    def __init__(self, store: KeyRows, ttl_s: float = 1.0, size: int = 4_096) -> None:
+    def __init__(
+        self, store: KeyRows, ttl_s: float = 1.0, size: int = 4_096, timer: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: TTLCache[bytes, Credential | Unauthenticated] = TTLCache(size, min(ttl_s, 1.0))
+        self._known: TTLCache[bytes, Credential | Unauthenticated] = TTLCache(size, min(ttl_s, 1.0), timer)
         self._used: dict[str, datetime] = {}
 
     def cached(self, plain_key: str) -> Credential | None:
