@@ -22,7 +22,6 @@ from tenants.errors import IntegrityError, Unavailable
 
 WRITE_ATTEMPTS = 6
 _FIRST_PAUSE_S = 0.05
-_CLOCK_SLACK_S = 5.0
 
 
 def write_shard(
@@ -57,13 +56,12 @@ def write_rows(table: pa.Table, table_uri: str) -> tuple[str, ...]:
     for attempt in range(WRITE_ATTEMPTS):
         if attempt:
             time.sleep(_FIRST_PAUSE_S * 2**attempt)
-        began = time.time()
         try:
             fragments = _write_once(table, table_uri)
         except OSError as error:
             last = error
             continue
-        sync_files(f"{table_uri}/data", began - _CLOCK_SLACK_S)
+        sync_files(f"{table_uri}/data/{file.path}" for fragment in fragments for file in fragment.files)
         return tuple(json.dumps(fragment.to_json()) for fragment in fragments)
     raise Unavailable(
         f"the storage refused to take a fragment {WRITE_ATTEMPTS} times ({type(last).__name__}); "

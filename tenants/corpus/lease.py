@@ -24,7 +24,7 @@ from tenants.scope import TenantScope
 
 TTL_S = 10.0
 _POLL_S = 0.05
-_FOLDER = "lease"
+TENANT_FOLDER = "lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +34,27 @@ class Lease:
     token: int
     owner: str
     objects: Objects
+    folder: str = TENANT_FOLDER
     lost: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
         """Raises `LeaseLost` when another writer took over."""
-        if self.lost.is_set() or _newest(self.objects) != self.token:
+        if self.lost.is_set() or _newest(self.objects, self.folder) != self.token:
             self.lost.set()
-            raise LeaseLost("another writer took over this tenant's index; run the job again to go on from here")
+            raise LeaseLost("another writer took over; run the job again to go on from here")
 
 
 @contextmanager
-def acquire(scope: TenantScope, owner: str, *, ttl_s: float = TTL_S, wait_s: float = 0) -> Iterator[Lease]:
-    """Hold the tenant's lease inside the `with` block.
+def acquire(
+    scope: TenantScope, owner: str, *, ttl_s: float = TTL_S, wait_s: float = 0, folder: str = TENANT_FOLDER
+) -> Iterator[Lease]:
+    """Hold the tenant's lease, or that of one of its jobs (`folder`), inside the `with` block.
 
     `owner` is shown to whoever is refused (a job id). Raises `InFlight` when a living holder keeps it for longer
     than `wait_s`.
     """
     objects = open_objects(scope.base)
-    lease = _take(objects, owner, ttl_s, wait_s)
+    lease = _take(objects, folder, owner, ttl_s, wait_s)
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(lease, ttl_s / 4, stop), name=f"lease-{owner}", daemon=True)
     beat.start()
@@ -61,16 +64,16 @@ def acquire(scope: TenantScope, owner: str, *, ttl_s: float = TTL_S, wait_s: flo
         stop.set()
         beat.join()
         if not lease.lost.is_set():
-            objects.put(_key(lease.token), _record(owner, beat=0, released=True), durable=False)
+            objects.put(_key(folder, lease.token), _record(owner, beat=0, released=True), durable=False)
 
 
-def _take(objects: Objects, owner: str, ttl_s: float, wait_s: float) -> Lease:
+def _take(objects: Objects, folder: str, owner: str, ttl_s: float, wait_s: float) -> Lease:
     started = time.monotonic()
     seen: tuple[int, bytes | None] = (-1, None)
     unchanged_since = started
     while True:
-        token = _newest(objects)
-        record = objects.get(_key(token)) if token else None
+        token = _newest(objects, folder)
+        record = objects.get(_key(folder, token)) if token else None
         moved = (token, record) != seen
         if moved:
             alive = seen[0] == token
@@ -78,8 +81,8 @@ def _take(objects: Objects, owner: str, ttl_s: float, wait_s: float) -> Lease:
         else:
             alive = False
         if _is_free(record) or time.monotonic() - unchanged_since >= ttl_s:
-            if _put_next(objects, token, owner):
-                return Lease(token + 1, owner, objects)
+            if _put_next(objects, folder, token, owner):
+                return Lease(token + 1, owner, objects, folder)
             continue
         if (alive or _is_alive(record)) and time.monotonic() - started >= wait_s:
             raise InFlight(
@@ -88,14 +91,14 @@ def _take(objects: Objects, owner: str, ttl_s: float, wait_s: float) -> Lease:
         time.sleep(_POLL_S)
 
 
-def _put_next(objects: Objects, token: int, owner: str) -> bool:
+def _put_next(objects: Objects, folder: str, token: int, owner: str) -> bool:
     """Take number `token + 1`; a taker that slept while old numbers were cleared away finds a newer one and loses."""
-    if not objects.put_new(_key(token + 1), _record(owner, beat=0)):
+    if not objects.put_new(_key(folder, token + 1), _record(owner, beat=0)):
         return False
-    if _newest(objects) != token + 1:
-        objects.delete(_key(token + 1))
+    if _newest(objects, folder) != token + 1:
+        objects.delete(_key(folder, token + 1))
         return False
-    for old in objects.keys(_FOLDER)[:-2]:
+    for old in objects.keys(folder)[:-2]:
         objects.delete(old)
     return True
 
@@ -106,19 +109,19 @@ def _beat(lease: Lease, every_s: float, stop: threading.Event) -> None:
         beat += 1
         # A store that is away for a moment costs a beat; one that stays away costs the lease, which check() tells.
         with suppress(Unavailable, OSError):
-            if _newest(lease.objects) != lease.token:
+            if _newest(lease.objects, lease.folder) != lease.token:
                 lease.lost.set()
                 return
-            lease.objects.put(_key(lease.token), _record(lease.owner, beat=beat), durable=False)
+            lease.objects.put(_key(lease.folder, lease.token), _record(lease.owner, beat=beat), durable=False)
 
 
-def _newest(objects: Objects) -> int:
-    keys = objects.keys(_FOLDER)
+def _newest(objects: Objects, folder: str) -> int:
+    keys = objects.keys(folder)
     return int(Path(keys[-1]).stem) if keys else 0
 
 
-def _key(token: int) -> str:
-    return f"{_FOLDER}/{token:020d}.json"
+def _key(folder: str, token: int) -> str:
+    return f"{folder}/{token:020d}.json"
 
 
 def _record(owner: str, *, beat: int, released: bool = False) -> bytes:

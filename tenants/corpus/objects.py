@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -231,23 +231,24 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def sync_files(base: str, since_s: float) -> int:
-    """The barrier for files that a library wrote without fsync: everything below `base` changed since then.
-
-    `since_s` is a time stamp in seconds since the epoch. Returns the number of files; an object store needs none.
-    """
-    if "://" in base:
-        return 0
-    count = 0
-    for folder, _, names in os.walk(base):
-        fresh = [path for path in (Path(folder) / name for name in names) if _changed(path, since_s)]
-        for path in fresh:
-            with path.open("rb") as file:
+def sync_files(paths: Iterable[str]) -> None:
+    """The barrier for files that a library wrote without fsync; names on an object store need none."""
+    folders = set()
+    for path in paths:
+        if "://" not in path:
+            folders.add(Path(path).parent)
+            with Path(path).open("rb") as file:
                 os.fsync(file.fileno())
-        if fresh:
-            sync_folder(Path(folder))
-        count += len(fresh)
-    return count
+    for folder in folders:
+        sync_folder(folder)
+
+
+def sync_tree(base: str, since_s: float) -> None:
+    """`sync_files` of everything below the folder `base` changed since then (seconds since the epoch)."""
+    if "://" in base:
+        return
+    names = (Path(folder, name) for folder, _, files in os.walk(base) for name in files)
+    sync_files(str(path) for path in names if _changed(path, since_s))
 
 
 def _changed(path: Path, since_s: float) -> bool:

@@ -121,7 +121,7 @@ def test_frozen_holder_is_passed_after_its_time_and_fenced(scope, make_release):
 
 def test_passed_holder_learns_it_and_cannot_publish(scope, make_release):
     with leases.acquire(scope, "zombie", ttl_s=3600) as zombie:
-        taker = leases._put_next(zombie.objects, zombie.token, "taker")
+        taker = leases._put_next(zombie.objects, zombie.folder, zombie.token, "taker")
         assert taker
         with pytest.raises(LeaseLost):
             zombie.check()
@@ -134,8 +134,8 @@ def test_taker_that_slept_over_a_clearing_loses(scope):
     for _ in range(5):
         with leases.acquire(scope, "job") as lease:
             objects = lease.objects
-    assert not leases._put_next(objects, 1, "slept since token 1")
-    assert leases._newest(objects) == 5
+    assert not leases._put_next(objects, "lease", 1, "slept since token 1")
+    assert leases._newest(objects, "lease") == 5
 
 
 def test_unknown_machine_is_judged_by_its_beat_not_by_clocks(scope, monkeypatch):
