@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from services.control_plane import operator_key
+from services.settings import Settings
 from tenants.errors import IntegrityError
 
 
@@ -120,3 +122,25 @@ def write_record(info: PlatformInfo) -> None:
 def remove_record(data_dir: str) -> None:
     """Forget the platform; fine when there is none."""
     record_path(data_dir).unlink(missing_ok=True)
+
+
+def platform_settings(settings: Settings, info: PlatformInfo) -> Settings:
+    """`settings` with everything resolved that a part of the running platform needs."""
+    return settings.model_copy(
+        update={
+            "data_dir": info.data_dir,
+            "data_root": settings.root,
+            "database_url": settings.control_url,
+            "audit_database_url": settings.audit_url,
+            "mlflow_tracking_uri": info.mlflow,
+            "admin_key": operator_key(settings),
+            "url": info.url,
+            "port": info.ports.http,
+            "ray_address": info.ray_address,
+        }
+    )
+
+
+def settings_path(info: PlatformInfo) -> Path:
+    """The file with every resolved setting of the running platform, mode 0600: it holds secrets."""
+    return Path(info.data_dir) / "run" / "settings.json"

@@ -1,0 +1,42 @@
+"""`fathom eval`: a labelled set through the very line that serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cluster.cli.options import DataDir, Json, Tenant, read_settings
+from cluster.cli.output import Output
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    tenant: Tenant,
+    queries: Annotated[Path, typer.Option(help="JSONL: _id, text.", metavar="FILE")],
+    qrels: Annotated[Path, typer.Option(help="TSV: query-id, corpus-id, score.", metavar="FILE")],
+    rerank: Annotated[str, typer.Option(help="auto, always or never.")] = "auto",
+    depth: Annotated[int | None, typer.Option(help="Candidates to rerank at most.", min=1)] = None,
+    k: Annotated[int, typer.Option("--k", help="Cut-off of nDCG and MRR.", min=1, max=100)] = 10,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
+    answers: Annotated[bool, typer.Option("--answers", help="Also answer, and check the citations.")] = False,
+    data_dir: DataDir = None,
+    json: Json = False,
+) -> None:
+    """nDCG, recall, MRR and MAP of a tenant's search on labelled questions; logged to MLflow.
+
+    Example: `fathom eval acme --queries queries.jsonl --qrels qrels.tsv`
+    """
+    from cluster.cli.evaluation import run_evaluation
+
+    report = run_evaluation(
+        read_settings(data_dir), tenant, queries, qrels, rerank=rerank, depth=depth, k=k, limit=limit, answers=answers
+    )
+    lines = [f"{name:<12} {value:.4f}" for name, value in report["metrics"].items()]
+    latency = ", ".join(f"{name} {value:.0f} ms" for name, value in report["latency_ms"].items())
+    Output(json).result(report, *lines, f"{report['queries']} questions; {latency}; MLflow run {report['run_id']}")

@@ -1,0 +1,30 @@
+"""`python -m cluster.deploy SETTINGS_FILE`: attach to Ray and run the Serve application of those settings.
+
+A process of its own, so that `fathom up` never loads Ray and Ray's variables stand before it is imported.
+Serve's actors are detached: they outlive this process.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ray
+from ray import serve
+
+from cluster.app import build
+from services.settings import Settings, load_settings
+
+APPLICATION = "fathom"
+
+
+def deploy(settings: Settings) -> None:
+    """Returns once every replica is healthy; raises what Serve raises."""
+    ray.init(address=settings.ray_address, namespace=APPLICATION, log_to_driver=False)
+    serve.start(http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None})
+    serve.run(build(settings), name=APPLICATION, route_prefix="/")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    deploy(load_settings(Path(sys.argv[1])))
