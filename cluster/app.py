@@ -1,0 +1,70 @@
+"""`build(settings)`: the Serve application of one platform; the only `.bind()`.
+
+    single  Gateway (retrieves in its own process) → Indexer
+    split   Gateway → Retriever, Gateway → Indexer
+
+Sizes come from the settings: replicas, autoscaling, CPU and GPU shares per deployment. In a Serve config file the
+builder's argument is the same settings as a mapping (`args:` of cluster/serve.yaml).
+"""
+
+from typing import Any
+
+from jobs.indexing.deployment import Indexer
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+
+from cluster.loopback import worker_environment
+from cluster.ray_jobs import RayJobs
+from services.gateway.deployment import Gateway
+from services.retrieval.deployment import RetrieverDeployment
+from services.settings import Replicas, Settings
+
+GRACE_S = 30.0  # longer than request_timeout_s by default, so that a stream ends before its replica does
+HEALTH_PERIOD_S = 5.0
+HEALTH_TIMEOUT_S = 15.0
+
+
+def build(args: Settings) -> Application:
+    """The application; its ingress is the Gateway."""
+    indexer = Indexer.options(**options("Indexer", args.indexer, args)).bind(args)
+    gateway = Gateway.options(**options("Gateway", args.gateway, args))
+    if args.topology == "single":
+        return gateway.bind(args, indexer, RayJobs)
+    retriever = RetrieverDeployment.options(**options("Retriever", args.retriever, args)).bind(args)
+    return gateway.bind(args, indexer, RayJobs, retriever)
+
+
+def options(name: str, size: Replicas, settings: Settings) -> dict[str, Any]:
+    """Serve's options of one deployment. New replicas start before old ones stop; queues are bounded."""
+    actor: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus}
+    environment = worker_environment(settings.host)
+    if environment:
+        actor["runtime_env"] = environment
+    return {
+        "name": name,
+        "ray_actor_options": actor,
+        "max_ongoing_requests": size.max_ongoing,
+        "max_queued_requests": size.max_queued,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
+        "graceful_shutdown_timeout_s": max(GRACE_S, settings.request_timeout_s),
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": HEALTH_TIMEOUT_S,
+        "max_surge_percent": 100,
+        **replicas(size),
+    }
+
+
+def replicas(size: Replicas) -> dict[str, Any]:
+    """A fixed number, or autoscaling on ongoing requests between `min` and `max`."""
+    if size.min == size.max:
+        return {"num_replicas": size.max}
+    scaling = AutoscalingConfig(
+        min_replicas=size.min,
+        max_replicas=size.max,
+        target_ongoing_requests=size.target_ongoing,
+        upscale_delay_s=2,
+        downscale_delay_s=30,
+        metrics_interval_s=1,
+        look_back_period_s=4,
+    )
+    return {"autoscaling_config": scaling, "num_replicas": None}

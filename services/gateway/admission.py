@@ -1,0 +1,41 @@
+"""What stands between a verified caller and the work: the tenant's own quotas, then a fair place in the queue."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+
+from services import deadline
+from services.gateway.auth import OPERATOR, Access
+from services.gateway.context import RequestContext
+from services.gateway.ports import Platform
+
+
+@asynccontextmanager
+async def admitted(platform: Platform, access: Access, context: RequestContext) -> AsyncIterator[None]:
+    """Hold one of the tenant's places and one slot of the platform while a question is at work.
+
+    Raises `QuotaExceeded`, `Overloaded`, `DeadlineExceeded`. The headers of the rate go out with any answer.
+    """
+    _spend(platform, access, context)
+    left = deadline.remaining_s()
+    with platform.limits.running(access.scope.uid, access.scope.config.quotas):
+        async with platform.gate.admit(access.scope.uid, timeout_s=None if math.isinf(left) else left) as waited_s:
+            platform.metrics.stage(access.scope.tenant, "queue", waited_s)
+            yield
+
+
+def counted(platform: Platform, access: Access, request: Request) -> None:
+    """Only the rate: for routes that hold no shared stage. Raises `QuotaExceeded`."""
+    _spend(platform, access, RequestContext.of(request.scope))
+
+
+def _spend(platform: Platform, access: Access, context: RequestContext) -> None:
+    if access.key_id == OPERATOR:
+        return
+    decision = platform.limits.request(access.scope.uid, access.scope.config.quotas)
+    context.headers.update(decision.headers())
+    decision.enforce()

@@ -1,0 +1,128 @@
+"""What the gateway is given and does not make itself: one Protocol per neighbour, and `Platform` that holds them.
+
+`cluster/app.py` assembles a `Platform` with the real ones, tests assemble one with fakes; the routes see no
+difference. Nothing here knows Ray, Lance or a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from services.audit.reading import AuditReader
+from services.gateway.fairness import FairGate
+from services.gateway.limits import RateLimits
+from services.query import Steps
+from services.settings import Settings
+from tenants.scope import TenantScope
+from tenants.store import KeyCache, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file of a multipart body; `name` becomes the document id."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One line of /readyz."""
+
+    name: str
+    version: str
+    ready: bool
+    detail: str = ""
+
+
+class Indexer(Protocol):
+    """Small writes that are visible when the call returns. Every method returns plain JSON values."""
+
+    async def index(
+        self, scope: TenantScope, documents: Sequence[Mapping[str, Any]], uploads: Sequence[Upload], collection: str
+    ) -> Mapping[str, Any]:
+        """`{indexed, unchanged, failed, index_version}`."""
+        ...
+
+    async def delete(self, scope: TenantScope, document_id: str) -> Mapping[str, Any]:
+        """`{index_version}`; `NotFound` when the published version does not hold the document."""
+        ...
+
+    async def erase(self, scope: TenantScope, document_ids: Sequence[str]) -> Mapping[str, Any]:
+        """`{erased, index_version}`: the documents' bytes are gone from every version that still exists."""
+        ...
+
+    async def rollback(self, scope: TenantScope, to: int | None) -> Mapping[str, Any]:
+        """`{index_version}` of the release that is now current."""
+        ...
+
+    async def drop(self, scope: TenantScope) -> None:
+        """Remove everything that the tenant stored; the tenant's row goes last, after this."""
+        ...
+
+
+class JobSubmitter(Protocol):
+    """Runs the fixed indexing entrypoint elsewhere; the tenant reaches it only through a job's row."""
+
+    async def submit(self, tenant: str, job_id: str, spec: Mapping[str, Any]) -> None:
+        """Returns once the job is queued; `Unavailable` when nothing takes it."""
+        ...
+
+    async def stop(self, job_id: str) -> None:
+        """Ask the job to end soon; a job that is already gone is no error."""
+        ...
+
+
+class Catalogue(Protocol):
+    """Reads of what is published, beside the two legs of a search."""
+
+    async def documents(self, scope: TenantScope, after: str | None, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Up to `limit` documents with an id greater than `after`, by id."""
+        ...
+
+    async def document(self, scope: TenantScope, document_id: str) -> Mapping[str, Any]:
+        """One document; `NotFound` when the pinned version does not hold it."""
+        ...
+
+    async def pinned(self, scope: TenantScope) -> TenantScope:
+        """The scope with its current release."""
+        ...
+
+    async def versions(self, scope: TenantScope) -> Sequence[Mapping[str, Any]]:
+        """Every release that can still be read, newest first."""
+        ...
+
+
+class Metrics(Protocol):
+    """Counts; never raises, never blocks."""
+
+    def request(self, tenant: str, route: str, status: int, seconds: float) -> None:
+        """One HTTP request ended; `status` 0 = the client went away before an answer."""
+        ...
+
+    def stage(self, tenant: str, stage: str, seconds: float) -> None:
+        """One stage of one question took so long."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Everything one gateway needs. `admin_key` opens /admin and, as the operator, every tenant."""
+
+    settings: Settings
+    admin_key: str
+    store: Store
+    keys: KeyCache
+    steps: Steps
+    catalogue: Catalogue
+    indexer: Indexer
+    jobs: JobSubmitter
+    audit: AuditReader
+    gate: FairGate
+    limits: RateLimits
+    metrics: Metrics
+    components: Callable[[], Awaitable[Sequence[Component]]]
+    version: str
+    count_tokens: Callable[[str, Sequence[str]], Awaitable[int]]

@@ -1,0 +1,142 @@
+"""The tenant's documents and published versions: list, read, add small batches, delete, erase, roll back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from services.gateway import bodies, replies
+from services.gateway.admission import counted
+from services.gateway.auth import Access, may, platform_of
+from services.gateway.cursors import decode, encode
+from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
+from services.gateway.idempotency import once
+from services.gateway.ports import Platform, Upload
+from services.gateway.uploads import read_uploads
+from tenants.errors import InvalidInput, QuotaExceeded
+
+router = APIRouter(prefix="/t/{tenant}/v1", tags=["documents"])
+
+Reader = Annotated[Access, Depends(may("query"))]
+Writer = Annotated[Access, Depends(may("index"))]
+Owner = Annotated[Access, Depends(may("admin"))]
+Cursor = Annotated[str | None, Query(max_length=8_192)]
+_WRITE_ERRORS = (*TENANT_ERRORS, 409)
+
+
+@router.get("/documents", responses=answers(replies.DocumentPage))
+async def list_documents(
+    request: Request,
+    access: Reader,
+    cursor: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
+) -> Response:
+    """The published documents, by id."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    scope = await platform.catalogue.pinned(access.scope)
+    found = await platform.catalogue.documents(scope, decode(cursor), limit + 1)
+    more = encode(found[limit - 1]["id"]) if len(found) > limit else None
+    return reply({"documents": list(found[:limit]), "next_cursor": more})
+
+
+@router.post(
+    "/documents",
+    responses=answers(replies.Indexed, errors=_WRITE_ERRORS),
+    openapi_extra=accepts(bodies.DocumentsBody, multipart=True),
+)
+async def add_documents(request: Request, access: Writer) -> Response:
+    """Index a small batch; it is visible to search when this returns."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    rows, uploads, collection = await _batch(request, platform)
+    await _within_quota(platform, access, len(rows) + len(uploads))
+
+    async def index() -> Response:
+        return reply(await platform.indexer.index(access.scope, rows, uploads, collection))
+
+    return await once(request, access.scope.uid, index)
+
+
+@router.get("/documents/{document_id:path}", responses=answers(replies.DocumentReply))
+async def read_document(request: Request, access: Reader, document_id: str) -> Response:
+    """One published document; its id is percent-encoded and may hold `/`."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    scope = await platform.catalogue.pinned(access.scope)
+    return reply(await platform.catalogue.document(scope, bodies.checked_id(document_id, "/document_id")))
+
+
+@router.delete("/documents/{document_id:path}", responses=answers(replies.IndexVersion, errors=_WRITE_ERRORS))
+async def delete_document(request: Request, access: Writer, document_id: str) -> Response:
+    """Take a document out of the next version; older versions keep it until `erase`."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    wanted = bodies.checked_id(document_id, "/document_id")
+    return reply(await platform.indexer.delete(access.scope, wanted))
+
+
+@router.get("/versions", responses=answers(replies.Versions))
+async def list_versions(request: Request, access: Reader) -> Response:
+    """The index versions that can be read or rolled back to, newest first."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    return reply({"versions": list(await platform.catalogue.versions(access.scope))})
+
+
+@router.post(
+    "/rollback",
+    responses=answers(replies.IndexVersion, errors=_WRITE_ERRORS),
+    openapi_extra=accepts(bodies.RollbackBody),
+)
+async def roll_back(request: Request, access: Owner) -> Response:
+    """Publish an earlier version again; erased documents do not come back."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    body = await bodies.read_body(request, bodies.RollbackBody)
+
+    async def flip() -> Response:
+        return reply(await platform.indexer.rollback(access.scope, body.to))
+
+    return await once(request, access.scope.uid, flip)
+
+
+@router.post(
+    "/erase",
+    responses=answers(replies.Erased, errors=_WRITE_ERRORS),
+    openapi_extra=accepts(bodies.EraseBody),
+)
+async def erase(request: Request, access: Owner) -> Response:
+    """Remove documents from every version and from the audit's text, for good."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    body = await bodies.read_body(request, bodies.EraseBody)
+    wanted = [bodies.checked_id(raw, f"/documents/{number}") for number, raw in enumerate(body.documents)]
+
+    async def remove() -> Response:
+        outcome = await platform.indexer.erase(access.scope, wanted)
+        await asyncio.to_thread(platform.audit.erase_documents, access.scope.uid, wanted)
+        return reply(outcome)
+
+    return await once(request, access.scope.uid, remove)
+
+
+async def _batch(request: Request, platform: Platform) -> tuple[list[dict[str, Any]], list[Upload], str]:
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        uploads, collection = await read_uploads(request, platform.settings.limits)
+        return [], uploads, collection
+    body = await bodies.read_body(request, bodies.DocumentsBody)
+    return bodies.to_rows(body, platform.settings.limits), [], body.collection
+
+
+async def _within_quota(platform: Platform, access: Access, added: int) -> None:
+    """A batch that could exceed the tenant's quota of documents is refused whole."""
+    scope = await platform.catalogue.pinned(access.scope)
+    held, quota = scope.release.documents if scope.release else 0, access.scope.config.quotas.documents
+    if added > quota:
+        raise InvalidInput.field("/documents", f"this batch alone exceeds the quota of {quota} documents")
+    if held + added > quota:
+        raise QuotaExceeded(f"the index holds {held} of {quota} documents; delete some or raise the quota")

@@ -1,0 +1,67 @@
+"""OpenAI's shapes over the tenant's own embedder: list models, embed texts."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from services import deadline
+from services.contracts import Float32
+from services.gateway import bodies, replies
+from services.gateway.admission import admitted, counted
+from services.gateway.auth import Access, may, platform_of
+from services.gateway.context import RequestContext
+from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
+from tenants.errors import InvalidInput
+
+router = APIRouter(prefix="/t/{tenant}/v1", tags=["openai"])
+
+Asker = Annotated[Access, Depends(may("query"))]
+FATHOM = "fathom"
+
+
+@router.get("/models", responses=answers(replies.Models, errors=TENANT_ERRORS, openai=True))
+async def list_models(request: Request, access: Asker) -> Response:
+    """What `model` may name on the OpenAI routes of this tenant."""
+    counted(platform_of(request), access, request)
+    since = int(access.tenant.created_at.timestamp())
+    names = dict.fromkeys((FATHOM, access.scope.config.embedder))
+    data = [{"id": name, "object": "model", "created": since, "owned_by": FATHOM} for name in names]
+    return reply({"object": "list", "data": data})
+
+
+@router.post(
+    "/embeddings",
+    responses=answers(replies.Embeddings, errors=TENANT_ERRORS, openai=True),
+    openapi_extra=accepts(bodies.EmbeddingsBody),
+)
+async def embed(request: Request, access: Asker) -> Response:
+    """Unit vectors by the tenant's embedder; `fathom` names it too."""
+    platform = platform_of(request)
+    async with admitted(platform, access, RequestContext.of(request.scope)):
+        body = await bodies.read_body(request, bodies.EmbeddingsBody)
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        own = access.scope.config.embedder
+        if body.model not in (FATHOM, own):
+            raise InvalidInput.field("/model", f"this tenant's model is {own} (or {FATHOM})")
+        async with deadline.enforced():
+            vectors = await platform.steps.retriever.embed(own, texts)
+            tokens = await platform.count_tokens(own, texts)
+    if body.dimensions not in (None, vectors.shape[1]):
+        raise InvalidInput.field("/dimensions", f"this embedder gives {vectors.shape[1]} dimensions")
+    data = [
+        {"object": "embedding", "index": number, "embedding": _encoded(row, body.encoding_format)}
+        for number, row in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return reply({"object": "list", "data": data, "model": own, "usage": usage})
+
+
+def _encoded(row: Float32, encoding: str) -> list[float] | str:
+    if encoding == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return [float(value) for value in np.asarray(row, dtype=np.float64)]

@@ -1,0 +1,130 @@
+"""Serve handles as the Protocols of the line: deadline, cancel, back-pressure, one retry, breaker.
+
+Whatever Ray raises is translated here into `tenants.errors`; nothing above this file knows Ray. A reader's call is
+tried once more when its replica died under it; a writer's is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from services import deadline
+from services.breaker import Breaker
+from services.contracts import Candidates, Float32, Question
+from services.gateway.ports import Upload
+from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
+from tenants.scope import TenantScope
+
+_GONE = (RayActorError, DeploymentUnavailableError)
+
+
+class RemoteRetriever:
+    """contracts.Retriever behind a Serve handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._caller = _Caller(handle, "the retriever", attempts=2)
+
+    async def retrieve(self, scope: TenantScope, question: Question) -> Candidates:
+        """See `contracts.Retriever`."""
+        found: Candidates = await self._caller.call("retrieve", scope, question)
+        return found
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Float32:
+        """See `contracts.Retriever`."""
+        vectors: Float32 = await self._caller.call("embed", model, list(texts))
+        return vectors
+
+
+class RemoteIndexer:
+    """ports.Indexer behind a Serve handle; a write that may have happened is never sent again."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._caller = _Caller(handle, "the indexer", attempts=1)
+
+    async def index(
+        self, scope: TenantScope, documents: Sequence[Mapping[str, Any]], uploads: Sequence[Upload], collection: str
+    ) -> Mapping[str, Any]:
+        """See `ports.Indexer`."""
+        files = [(upload.name, upload.content) for upload in uploads]
+        return await self._ask("index", scope, list(documents), files, collection)
+
+    async def delete(self, scope: TenantScope, document_id: str) -> Mapping[str, Any]:
+        """See `ports.Indexer`."""
+        return await self._ask("delete", scope, document_id)
+
+    async def erase(self, scope: TenantScope, document_ids: Sequence[str]) -> Mapping[str, Any]:
+        """See `ports.Indexer`."""
+        return await self._ask("erase", scope, list(document_ids))
+
+    async def rollback(self, scope: TenantScope, to: int | None) -> Mapping[str, Any]:
+        """See `ports.Indexer`."""
+        return await self._ask("rollback", scope, to)
+
+    async def drop(self, scope: TenantScope) -> None:
+        """See `ports.Indexer`."""
+        await self._caller.call("drop", scope)
+
+    async def _ask(self, method: str, *arguments: Any) -> Mapping[str, Any]:
+        outcome: Mapping[str, Any] = await self._caller.call(method, *arguments)
+        return outcome
+
+
+class _Caller:
+    """Calls methods of one deployment; `what` is how a person reads its name."""
+
+    def __init__(self, handle: DeploymentHandle, what: str, attempts: int) -> None:
+        self._handle = handle
+        self._what = what
+        self._attempts = attempts
+        self._breaker = Breaker()
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """The method's value. Raises its own `FathomError`, `Overloaded`, `DeadlineExceeded` or `Unavailable`."""
+        for attempt in range(1, self._attempts + 1):
+            if not self._breaker.allows():
+                raise self._unavailable("rests after repeated failures", self._breaker.rest_s)
+            try:
+                return await self._once(method, arguments)
+            except _GONE:
+                self._breaker.failed()
+                if attempt == self._attempts:
+                    raise self._unavailable("is not there", 1.0) from None
+        raise self._unavailable("is not there", 1.0)
+
+    async def _once(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        left = deadline.check()
+        response = getattr(self._handle, method).remote(*arguments, None if math.isinf(left) else left)
+        try:
+            async with asyncio.timeout(None if math.isinf(left) else left):
+                value = await response
+        except (TimeoutError, asyncio.CancelledError, TaskCancelledError) as error:
+            response.cancel()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise DeadlineExceeded(f"{self._what} did not answer in time; try again", retry_after_s=1) from None
+        except BackPressureError:
+            raise Overloaded(f"{self._what} is full; try again", retry_after_s=1) from None
+        except RayTaskError as error:
+            self._breaker.succeeded()
+            raise self._cause(error) from error
+        except _GONE:
+            raise
+        except (RayServeException, RayError) as error:
+            self._breaker.failed()
+            raise self._unavailable("failed", 1.0) from error
+        self._breaker.succeeded()
+        return value
+
+    def _cause(self, error: RayTaskError) -> FathomError:
+        cause = error.cause if hasattr(error, "cause") else None
+        return cause if isinstance(cause, FathomError) else self._unavailable("failed; its log says why", 1.0)
+
+    def _unavailable(self, state: str, retry_after_s: float) -> Unavailable:
+        return Unavailable(f"{self._what} {state}; try again", retry_after_s=max(1.0, retry_after_s))

@@ -1,0 +1,31 @@
+"""Opens a `LocalRetriever` from the settings, its default embedder loaded. For the shells that run one."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from services.embedding.encoder import load_encoder
+from services.embedding.queries import QueryEncoder
+from services.models import BUILTIN
+from services.retrieval.search import LocalRetriever
+from services.settings import Settings
+
+
+def open_retriever(settings: Settings) -> LocalRetriever:
+    """Ready to answer: the built-in embedder is compiled and warm. Other embedders load on first use."""
+    load = partial(load_encoder, cache_dir=model_cache(settings), threads=threads(settings), device=settings.device)
+    builtin = load(BUILTIN)
+    builtin.encode(["warm up"])
+    return LocalRetriever(QueryEncoder(lambda model: builtin if model == BUILTIN else load(model)), settings.retrieval)
+
+
+def model_cache(settings: Settings) -> str:
+    """Where compiled graphs lie on this machine."""
+    return str(Path(settings.data_dir).absolute() / "models")
+
+
+def threads(settings: Settings) -> int:
+    """Threads of one encoder: as set, else the machine's cores."""
+    return settings.cpu_threads or os.cpu_count() or 1
