@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import glob
 import gzip
+import io
 import os
 import stat
 import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from blake3 import blake3
 
+from jobs.indexing.archive import MEMBER
 from jobs.indexing.items import Listed, SourceError, SourceItem, checked_id
 from jobs.indexing.reasons import ParseFailure, Reason
 from jobs.indexing.rows import decode_row, parse_time
+from jobs.indexing.sandbox import Member, Sandbox
 from services.settings import Limits
 from tenants.errors import InvalidInput
 from tenants.ids import DIGEST_CHARS, bytes_digest
 
 BLOCK_BYTES = 1 << 20
 ROW_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+PACKAGE_SUFFIXES = (".docx", ".pptx", ".xlsx", ".epub")
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _SKIPPED_FOLDERS = frozenset({".git", ".hg", ".svn", "__pycache__", "node_modules", ".venv"})
 
 
@@ -33,17 +39,18 @@ def list_local(spec: str, limits: Limits) -> Iterator[Listed]:
     The source root is the folder, a file's parent, or a glob's fixed part. Raises `InvalidInput` when the
     path does not exist.
     """
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        root = path.resolve()
-        yield from _list_files(_walk(root), root, str(root), limits)
-    elif path.is_file():
-        root = path.resolve().parent
-        yield from _list_files([path.resolve()], root, str(path.resolve()), limits)
-    elif glob.has_magic(spec):
-        yield from _list_glob(spec, limits)
-    else:
-        raise InvalidInput.field("/sources", f"no file or folder {spec!r} here; check the path")
+    files, root, source = _local_files(spec)
+    with Sandbox(limits) as sandbox:
+        for path in files:
+            name = _relative(path, root)
+            try:
+                yield from _list_file(path, name, root, source, limits, sandbox)
+            except ParseFailure as failure:
+                yield SourceError(name, failure.reason, failure.message, source)
+            except OSError as error:
+                yield SourceError(
+                    name, Reason.UNREADABLE, f"the file cannot be read: {error.strerror or error}", source
+                )
 
 
 def list_rows(stream: BinaryIO, uri: str, source: str, limits: Limits) -> Iterator[Listed]:
@@ -93,14 +100,21 @@ def _walk(root: Path) -> Iterator[Path]:
             yield Path(folder, name)
 
 
-def _list_glob(spec: str, limits: Limits) -> Iterator[Listed]:
-    fixed = list(_until_magic(PurePosixPath(spec).parts))
-    root = Path(*fixed).expanduser().resolve() if fixed else Path.cwd()
+def _local_files(spec: str) -> tuple[Iterable[Path], Path, str]:
+    """(files, root, name of the source) of a path or pattern."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _walk(path.resolve()), path.resolve(), str(path.resolve())
+    if path.is_file():
+        return [path.resolve()], path.resolve().parent, str(path.resolve())
+    if not glob.has_magic(spec):
+        raise InvalidInput.field("/sources", f"no file or folder {spec!r} here; check the path")
+    parts = path.parts
+    fixed = list(_until_magic(parts))
+    root, pattern = Path(*fixed).resolve(), str(PurePosixPath(*parts[len(fixed) :]))
     if not root.is_dir():
         raise InvalidInput.field("/sources", f"no folder {str(root)!r} for the pattern {spec!r}; check the path")
-    pattern = str(PurePosixPath(*PurePosixPath(spec).parts[len(fixed) :]))
-    files = sorted(path for path in root.glob(pattern) if not path.is_dir())
-    yield from _list_files(files, root, str(root / pattern), limits)
+    return sorted(found for found in root.glob(pattern) if not found.is_dir()), root, str(root / pattern)
 
 
 def _until_magic(parts: Sequence[str]) -> Iterator[str]:
@@ -110,18 +124,7 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
         yield part
 
 
-def _list_files(files: Iterable[Path], root: Path, source: str, limits: Limits) -> Iterator[Listed]:
-    for path in files:
-        name = _relative(path, root)
-        try:
-            yield from _list_file(path, name, root, source, limits)
-        except ParseFailure as failure:
-            yield SourceError(name, failure.reason, failure.message, source)
-        except OSError as error:
-            yield SourceError(name, Reason.UNREADABLE, f"the file cannot be read: {error.strerror or error}", source)
-
-
-def _list_file(path: Path, name: str, root: Path, source: str, limits: Limits) -> Iterator[Listed]:
+def _list_file(path: Path, name: str, root: Path, source: str, limits: Limits, sandbox: Sandbox) -> Iterator[Listed]:
     target = path.resolve(strict=True)
     if not target.is_relative_to(root):
         raise ParseFailure(Reason.OUTSIDE_ROOT, "the link leaves the source root; copy the file into it")
@@ -132,16 +135,50 @@ def _list_file(path: Path, name: str, root: Path, source: str, limits: Limits) -
         with _open_rows(target) as stream:
             yield from list_rows(stream, str(target), source, limits)
         return
-    if state.st_size > limits.file_bytes:
-        raise ParseFailure(Reason.TOO_LARGE, f"the file has {state.st_size} bytes, {limits.file_bytes} are allowed")
     changed = datetime.fromtimestamp(int(state.st_mtime), UTC)
-    identity = checked_id(name)
-    yield SourceItem(str(target), identity, source, state.st_size, file_digest(target), "file", updated_at=changed)
+    yield from list_stored(
+        target, SourceItem(str(target), name, source, state.st_size, None, "file", None, changed), limits, sandbox
+    )
+
+
+def list_stored(path: Path, item: SourceItem, limits: Limits, sandbox: Sandbox) -> Iterator[Listed]:
+    """The documents in the file at `path`, which `item` describes: itself, or the members of an archive."""
+    if item.size > limits.file_bytes:
+        raise ParseFailure(Reason.TOO_LARGE, f"the file has {item.size} bytes, {limits.file_bytes} are allowed")
+    checked_id(item.document_id)
+    with path.open("rb") as stream:
+        head = stream.read(4)
+    if head in ZIP_MAGIC and not item.document_id.lower().endswith(PACKAGE_SUFFIXES):
+        kind, members = sandbox.list_archive(str(path))
+        if kind == "archive":
+            for member in members:
+                yield from _list_member(path, item, member, limits, sandbox)
+            return
+    yield replace(item, digest=item.digest or file_digest(path))
+
+
+def _list_member(path: Path, item: SourceItem, member: Member, limits: Limits, sandbox: Sandbox) -> Iterator[Listed]:
+    inner, size, digest, reason, message = member
+    name = f"{item.document_id}/{inner.replace(MEMBER, '/')}"
+    uri = f"{item.uri}{MEMBER}{inner}"
+    if reason:
+        yield SourceError(name, Reason(reason), message, item.source)
+    elif inner.lower().endswith(ROW_SUFFIXES):
+        data = io.BytesIO(sandbox.extract(str(path), inner.split(MEMBER)))
+        stream = gzip.GzipFile(fileobj=data) if inner.lower().endswith(".gz") else data
+        yield from list_rows(cast("BinaryIO", stream), uri, item.source, limits)
+    else:
+        try:
+            identity = checked_id(name)
+        except ParseFailure as failure:
+            yield SourceError(name, failure.reason, failure.message, item.source)
+            return
+        yield SourceItem(uri, identity, item.source, size, digest, "member", None, item.updated_at)
 
 
 def _open_rows(path: Path) -> BinaryIO:
     if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]  # GzipFile reads like a BinaryIO
+        return cast("BinaryIO", gzip.open(path, "rb"))
     return path.open("rb")
 
 
