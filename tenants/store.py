@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from tenants import keys
 from tenants.database import Database
-from tenants.errors import NotFound, Unavailable
+from tenants.errors import FathomError, NotFound, Unavailable
 from tenants.idempotency import IdempotencyRows
 from tenants.job_rows import JobRows
 from tenants.key_rows import KeyCache, KeyRows
@@ -87,8 +87,12 @@ def open_store(url: str, *, pepper: bytes | None = None, clock: Clock = utc_now)
     when the database does not answer or the pepper is the wrong one.
     """
     database = Database(url)
-    database.migrate()
     store = Store(database, pepper, clock)
-    if pepper:
-        store.check_pepper()
+    try:
+        database.migrate()
+        if pepper:
+            store.check_pepper()
+    except FathomError:
+        database.close()
+        raise
     return store

@@ -8,6 +8,7 @@ another one has sent. For one event loop; not thread-safe.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from contextlib import asynccontextmanager
 from services.gateway.schedule import Schedule, Ticket
 from tenants.errors import DeadlineExceeded, Overloaded
 
+COMPANY_S = 10.0
 _SMOOTHING = 0.1  # of the mean service time that `Retry-After` is reckoned from
 _LONGEST_RETRY_S = 60.0
 
@@ -23,7 +25,8 @@ class FairGate:
     """The shell around `Schedule`: futures, time-outs, bounded queues.
 
     slots                 requests at work at once
-    tenant_slots          of these, how many one tenant may hold (None = all)
+    tenant_slots          of these, how many one tenant may hold while it has company (None = all): what it may not
+                          hold is free for a neighbour at once. Company = two tenants came within `COMPANY_S`
     max_queued_per_tenant longer queues are refused with `Overloaded`
     max_queued            all queues together; when full, the newest request of the longest queue gives way
     """
@@ -37,7 +40,11 @@ class FairGate:
         max_queued: int = 2_048,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._schedule = Schedule(slots, tenant_slots=tenant_slots)
+        self._schedule = Schedule(slots)
+        self._slots = slots
+        self._tenant_slots = min(slots, tenant_slots or slots)
+        self._latest_tenant = ""
+        self._latest_s = self._neighbour_s = -math.inf
         self._max_queued_per_tenant = max_queued_per_tenant
         self._max_queued = max_queued
         self._clock = clock
@@ -64,6 +71,7 @@ class FairGate:
         free within `timeout_s`. A cancelled waiter frees its place.
         """
         arrived = self._clock()
+        self._notice(tenant, arrived)
         ticket = self._enter(tenant, cost, weight)
         await self._turn(ticket, timeout_s)
         began = self._clock()
@@ -74,6 +82,14 @@ class FairGate:
             self._service_s += (took - self._service_s) * (_SMOOTHING if self._service_s else 1.0)
             self._schedule.finish(ticket)
             self._serve()
+
+    def _notice(self, tenant: str, now: float) -> None:
+        # `_neighbour_s` is when somebody other than the latest tenant last came: two numbers instead of a table.
+        if tenant != self._latest_tenant:
+            self._latest_tenant, self._neighbour_s = tenant, self._latest_s
+        self._latest_s = now
+        company = now - self._neighbour_s < COMPANY_S
+        self._schedule.tenant_slots = self._tenant_slots if company else self._slots
 
     def _enter(self, tenant: str, cost: float, weight: float) -> Ticket:
         # The newcomer queues first and is served if it can be: bounds concern only what then still waits.

@@ -29,7 +29,8 @@ class Ticket:
 
     tenant: str
     cost: float
-    arrived_at: float  # virtual time
+    number: int  # of arrival
+    eligible_at: float  # virtual time from which it may be served
     served: bool = False
     left: bool = False
 
@@ -47,7 +48,8 @@ class Schedule:
     """Who is next. `arrive`, `leave` and `finish` change the queues; `serve` then hands out the free slots.
 
     slots         how many requests are at work at once
-    tenant_slots  how many of them one tenant may hold; fewer than `slots` keeps places free for the others
+    tenant_slots  how many of them one tenant may hold; fewer than `slots` keeps places free for the others.
+                  May be changed at any time; a tenant notices at its next arrival or finish
     """
 
     def __init__(self, slots: int, *, tenant_slots: int | None = None) -> None:
@@ -82,7 +84,8 @@ class Schedule:
         """Queue a request; `weight` is the tenant's share against the others'."""
         flow = self._flows.setdefault(tenant, _Flow(weight))
         flow.weight = weight
-        ticket = Ticket(tenant, cost, self._virtual)
+        self._number += 1
+        ticket = Ticket(tenant, cost, self._number, self._virtual)
         flow.waiting.append(ticket)
         self.waiting += 1
         self._rank(tenant, flow)
@@ -105,6 +108,8 @@ class Schedule:
     def finish(self, ticket: Ticket) -> None:
         """A served request frees its slot."""
         flow = self._flows[ticket.tenant]
+        if flow.waiting and not flow.ranked:
+            flow.waiting[0].eligible_at = self._virtual  # held back by its own limit: no credit for that time
         flow.running -= 1
         self.running -= 1
         self._rank(ticket.tenant, flow)
@@ -130,9 +135,8 @@ class Schedule:
     def _rank(self, tenant: str, flow: _Flow) -> None:
         if flow.ranked or not flow.waiting or flow.running >= self.tenant_slots:
             return
-        self._number += 1
-        start = max(flow.waiting[0].arrived_at, flow.finish)
-        heapq.heappush(self._heads, (start, self._number, tenant))
+        first = flow.waiting[0]
+        heapq.heappush(self._heads, (max(first.eligible_at, flow.finish), first.number, tenant))
         flow.ranked = True
 
     def _rest(self, tenant: str, flow: _Flow) -> None:
