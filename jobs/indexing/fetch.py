@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
+from jobs.indexing.buckets import read_object
 from jobs.indexing.reasons import ParseFailure, Reason
 from services.settings import Limits
 
@@ -37,6 +39,7 @@ _METADATA = frozenset({"metadata.google.internal", "metadata.goog", "instance-da
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
+Write = Callable[[bytes], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,29 +123,43 @@ def resolve(host: str, port: int) -> Sequence[str]:
 class Fetcher:
     """Copies URLs to local files, within limits.
 
-    `allow` None trusts the caller (the operator's own command line). `resolver` is how names become addresses.
+    `allow` None trusts the caller (the operator's own command line). `resolver` is how names become addresses,
+    `timeout_s` how long one file may take.
     """
 
-    def __init__(self, limits: Limits, allow: Sequence[str] | None = (), resolver: Resolver = resolve) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        allow: Sequence[str] | None = (),
+        resolver: Resolver = resolve,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._limits = limits
         self._allow = allow
         self._resolver = resolver
+        self._timeout_s = timeout_s
 
     @contextmanager
     def local_copy(self, url: str) -> Iterator[Path]:
         """Download `url` into a temporary file that is gone afterwards. Raises `ParseFailure`."""
         with tempfile.NamedTemporaryFile(prefix="fathom-fetch-") as file:
-            deadline = time.monotonic() + TIMEOUT_S
-            for _ in range(MAX_REDIRECTS + 1):
-                target, address = self._checked(url)
-                with closing(_connect(target, address)) as connection:
-                    location = self._transfer(connection, target, file.write, deadline)
-                if location is None:
-                    file.flush()
-                    yield Path(file.name)
-                    return
-                url = urljoin(url, location)
-            raise ParseFailure(Reason.FETCH_FAILED, f"the URL redirects more than {MAX_REDIRECTS} times")
+            deadline = time.monotonic() + self._timeout_s
+            self._download(url, file.write, deadline)
+            file.flush()
+            yield Path(file.name)
+
+    def _download(self, url: str, write: Write, deadline: float) -> None:
+        for _ in range(MAX_REDIRECTS + 1):
+            target, address = self._checked(url)
+            if target.scheme in STORES:
+                self._copy(read_object(url), write, deadline)
+                return
+            with closing(_connect(target, address)) as connection, _cut_off(connection, deadline):
+                location = self._transfer(connection, target, write, deadline)
+            if location is None:
+                return
+            url = urljoin(url, location)
+        raise ParseFailure(Reason.FETCH_FAILED, f"the URL redirects more than {MAX_REDIRECTS} times")
 
     def check(self, url: str) -> None:
         """Raise `ParseFailure` unless `url` may be read now."""
@@ -157,7 +174,7 @@ class Fetcher:
         return target, resolved[0] if resolved else ""
 
     def _transfer(
-        self, connection: http.client.HTTPConnection, target: Target, write: Callable[[bytes], int], deadline: float
+        self, connection: http.client.HTTPConnection, target: Target, write: Write, deadline: float
     ) -> str | None:
         """The redirect's location, or None once the body is written."""
         try:
@@ -167,22 +184,39 @@ class Fetcher:
                 return answer.headers.get("Location") or "/"
             if answer.status != 200:
                 raise ParseFailure(Reason.FETCH_FAILED, f"the server answered {answer.status}")
-            self._copy(answer, write, deadline)
-        except (OSError, http.client.HTTPException) as error:
+            self._copy(iter(lambda: answer.read1(BLOCK_BYTES), b""), write, deadline)
+            if answer.length:
+                raise ParseFailure(Reason.FETCH_FAILED, "the server broke the transfer off")
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise ParseFailure(Reason.FETCH_FAILED, f"the transfer failed: {type(error).__name__}") from None
         return None
 
-    def _copy(self, answer: http.client.HTTPResponse, write: Callable[[bytes], int], deadline: float) -> None:
+    def _copy(self, blocks: Iterator[bytes], write: Write, deadline: float) -> None:
         size = 0
-        while block := answer.read1(BLOCK_BYTES):
+        for block in blocks:
             size += len(block)
             if size > self._limits.file_bytes:
                 raise ParseFailure(Reason.TOO_LARGE, f"the file is above {self._limits.file_bytes} bytes")
             if time.monotonic() > deadline:
-                raise ParseFailure(Reason.FETCH_FAILED, f"the transfer took longer than {TIMEOUT_S:g} s")
+                raise ParseFailure(Reason.FETCH_FAILED, f"the transfer took longer than {self._timeout_s:g} s")
             write(block)
-        if answer.length:
-            raise ParseFailure(Reason.FETCH_FAILED, "the server broke the transfer off")
+
+
+@contextmanager
+def _cut_off(connection: http.client.HTTPConnection, deadline: float) -> Iterator[None]:
+    """End the connection at `deadline`, whatever it waits for: a server may send a header byte by byte."""
+
+    def cut() -> None:
+        if connection.sock is not None:
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _connect(target: Target, address: str) -> http.client.HTTPConnection:

@@ -132,8 +132,8 @@ def _list_file(path: Path, name: str, root: Path, source: str, limits: Limits, s
     if not stat.S_ISREG(state.st_mode):
         raise ParseFailure(Reason.UNSUPPORTED, "this is no regular file")
     if name.lower().endswith(ROW_SUFFIXES):
-        with _open_rows(target) as stream:
-            yield from list_rows(stream, str(target), source, limits)
+        rows = SourceItem(str(target), name, source, state.st_size, None, "file")
+        yield from list_rows_file(target, name.lower().endswith(".gz"), rows, limits)
         return
     changed = datetime.fromtimestamp(int(state.st_mtime), UTC)
     yield from list_stored(
@@ -176,10 +176,10 @@ def _list_member(path: Path, item: SourceItem, member: Member, limits: Limits, s
         yield SourceItem(uri, identity, item.source, size, digest, "member", None, item.updated_at)
 
 
-def _open_rows(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast("BinaryIO", gzip.open(path, "rb"))
-    return path.open("rb")
+def list_rows_file(path: Path, packed: bool, item: SourceItem, limits: Limits) -> Iterator[Listed]:
+    """The documents in the JSONL file at `path`, gzipped if `packed`; `item` describes the file."""
+    with cast("BinaryIO", gzip.open(path, "rb") if packed else path.open("rb")) as stream:
+        yield from list_rows(stream, item.uri, item.source, limits)
 
 
 def _relative(path: Path, root: Path) -> str:

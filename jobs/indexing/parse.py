@@ -6,7 +6,11 @@ Whatever a file does, it ends as a document or as an error row.
 
 from __future__ import annotations
 
+import atexit
 import json
+import threading
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +31,7 @@ from tenants.ids import bytes_digest
 
 MAX_TEXT_CHARS = 200 * 1024 * 1024
 PLAIN = ("markdown", "rst", "text")
+_BUSY = threading.Lock()  # one table at a time in a process: the parser has one child
 
 
 class Parser:
@@ -38,6 +43,8 @@ class Parser:
     def __init__(self, limits: Limits, fetcher: Fetcher | None = None) -> None:
         self._limits = limits
         self._fetcher = fetcher
+        self._copies = ExitStack()
+        self._copy: tuple[str, str] | None = None
         self.sandbox = Sandbox(limits)
 
     def __enter__(self) -> Parser:
@@ -47,7 +54,9 @@ class Parser:
         self.close()
 
     def close(self) -> None:
-        """End the child process."""
+        """End the child process, drop the last copy."""
+        self._copies.close()
+        self._copy = None
         self.sandbox.close()
 
     def parse(self, table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -71,15 +80,24 @@ class Parser:
         if item["kind"] == "row":
             return _row(item, _from_row(item["payload"]), item["digest"])
         if "://" not in item["uri"]:
-            return self._from_path(item, item["uri"])
+            path, members = _member_path(item["uri"]) if item["kind"] == "member" else (item["uri"], [])
+            return self._from_path(item, path, members)
         if self._fetcher is None:
             raise ParseFailure(Reason.FORBIDDEN_URL, "URLs are not read here")
-        with self._fetcher.local_copy(item["uri"]) as path:
-            return self._from_path(item, str(path))
+        url, *members = item["uri"].split(MEMBER) if item["kind"] == "member" else [item["uri"]]
+        document = self._from_path(item, self._copied(self._fetcher, url), members)
+        return document | {"url": document["url"] or (url if url.startswith("http") else None)}
 
-    def _from_path(self, item: dict[str, Any], uri: str) -> dict[str, Any]:
-        path, *members = uri.split(MEMBER) if item["kind"] == "member" else [uri]
-        name = PurePosixPath(item["document_id"]).name
+    def _copied(self, fetcher: Fetcher, url: str) -> str:
+        """The path of a local copy; the last one is kept, because an archive's members come one after another."""
+        if self._copy is None or self._copy[0] != url:
+            self._copies.close()
+            self._copy = None
+            self._copy = (url, str(self._copies.enter_context(fetcher.local_copy(url))))
+        return self._copy[1]
+
+    def _from_path(self, item: dict[str, Any], path: str, members: list[str]) -> dict[str, Any]:
+        name = PurePosixPath(item["document_id"].partition("?")[0]).name
         with Path(path).open("rb") as stream:
             head = stream.read(HEAD_BYTES)
             kind = detect(name, head)
@@ -90,10 +108,28 @@ class Parser:
         return _row(item, self.sandbox.parse(path, members, name), digest)
 
 
-def parse_batch(table: pa.Table, limits: Limits, fetcher: Fetcher | None = None) -> tuple[pa.Table, pa.Table]:
-    """Parse one table with a sandbox of its own; a job keeps a `Parser` instead."""
-    with Parser(limits, fetcher) as parser:
-        return parser.parse(table)
+def parse_batch(table: pa.Table, limits: Limits, *, allow: tuple[str, ...] | None = ()) -> tuple[pa.Table, pa.Table]:
+    """Parse one table with this process's own parser: (documents of `PARSED_SCHEMA`, failures of `ERROR_SCHEMA`).
+
+    `allow` are the URL prefixes that may be read, None any (the operator's own job). The child stays for the next
+    table and ends with this process.
+    """
+    with _BUSY:
+        return _parser(limits, allow).parse(table)
+
+
+@lru_cache(maxsize=2)
+def _parser(limits: Limits, allow: tuple[str, ...] | None) -> Parser:
+    parser = Parser(limits, Fetcher(limits, allow))
+    atexit.register(parser.close)
+    return parser
+
+
+def _member_path(uri: str) -> tuple[str, list[str]]:
+    """(path of the archive, names of the members down to the file); a folder's name may hold `!/` too."""
+    parts = uri.split(MEMBER)
+    cut = next((n for n in range(1, len(parts)) if Path(MEMBER.join(parts[:n])).is_file()), 1)
+    return MEMBER.join(parts[:cut]), parts[cut:]
 
 
 def _error(item: dict[str, Any], failure: ParseFailure) -> dict[str, Any]:
