@@ -67,7 +67,7 @@ def entrypoint(tenant: str, job_id: str, spec: Mapping[str, Any]) -> str:
     for source in spec["sources"]:
         words += ["--source", str(source)]
     words += ["--collection", str(spec.get("collection", "default"))]
-    words += [f"--{flag.replace('_', '-')}" for flag in ("sync", "dry_run", "yes") if spec.get(flag)]
+    words += [f"--{flag.replace('_', '-')}" for flag in ("sync", "dry_run", "yes", "untrusted") if spec.get(flag)]
     return shlex.join(words)
 
 

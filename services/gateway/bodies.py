@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
+from pydantic_core import from_json
 
 from services.contracts import Question
 from services.gateway.problems import from_pydantic
 from services.retrieval.filters import parse_filter
 from services.settings import Limits
-from tenants.errors import InvalidInput, TooLarge
+from tenants.errors import InvalidInput, Malformed, TooLarge
 from tenants.ids import MAX_DOCUMENT_ID_CHARS, document_id
 
 QUERY_CHARS = 8_192
@@ -159,9 +160,13 @@ async def read_body(request: Request, model: type[BodyT]) -> BodyT:
 
 
 def parse_body(raw: bytes, model: type[BodyT]) -> BodyT:
-    """Pydantic's own JSON reader: no NaN, no lone surrogates, bounded nesting."""
+    """Pydantic's own JSON reader: no NaN, no lone surrogates, bounded nesting. An empty body is an empty object."""
     try:
-        return model.model_validate_json(raw or b"{}")
+        value = from_json(raw or b"{}", allow_inf_nan=False)
+    except ValueError as error:
+        raise Malformed(f"the body is not JSON: {error}; send one JSON object") from None
+    try:
+        return model.model_validate(value)
     except ValidationError as error:
         raise from_pydantic(error) from None
 

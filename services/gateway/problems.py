@@ -107,7 +107,7 @@ def translate(error: Exception) -> FathomError:
     if isinstance(error, FathomError):
         return error
     if isinstance(error, RequestValidationError):
-        return invalid(error.errors())
+        return invalid([{**fault, "loc": fault["loc"][1:]} for fault in error.errors()])
     if isinstance(error, HTTPException):
         return _from_starlette(error)
     _log.error("unforeseen error", exc_info=error)
@@ -116,8 +116,6 @@ def translate(error: Exception) -> FathomError:
 
 def invalid(faults: Sequence[Any]) -> InvalidInput:
     """Pydantic's list of faults as one error that names each field by its JSON pointer."""
-    if any(fault["type"] == "json_invalid" for fault in faults):
-        return Malformed(f"the body is not JSON: {faults[0]['ctx']['error']}; send one JSON object")
     errors = tuple(FieldError(_pointer(fault["loc"]), str(fault["msg"])) for fault in faults)
     detail = "; ".join(f"{error.pointer.lstrip('/') or 'body'}: {error.detail}" for error in errors[:5])
     return InvalidInput(detail, errors=errors[:50])
@@ -151,8 +149,7 @@ def _from_starlette(error: HTTPException) -> FathomError:
 
 
 def _pointer(location: Sequence[str | int]) -> str:
-    parts = [str(part) for part in location if part not in ("body", "query", "path", "header")]
-    return "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
+    return "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 def _title(status: int) -> str:

@@ -108,6 +108,8 @@ def job_json(row: JobRow) -> dict[str, Any]:
 async def _submit(platform: Platform, access: Access, spec: dict[str, Any]) -> str:
     """The row first, so that a job which starts at once finds it; a refused submission ends the row."""
     job_id = new_job_id()
+    # The job looks its row up by this very order: sources from outside are untrusted wherever they are read.
+    spec = {**spec, "job_id": job_id, "untrusted": True}
     await asyncio.to_thread(platform.store.create_job, access.scope, job_id, spec)
     try:
         await platform.jobs.submit(access.scope.tenant, job_id, spec)
