@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     data_root: str | None = None  # where tenants' data lies: a path or s3://…; default data_dir
     database_url: str | None = None  # control plane; default SQLite in data_dir
     audit_database_url: str | None = None  # audit log; default SQLite in data_dir, or database_url if PostgreSQL
-    mlflow_tracking_uri: str | None = None  # default SQLite in data_dir
+    mlflow_tracking_uri: str | None = None  # default SQLite in data_dir; `off` tracks nothing
     redis_url: str | None = None
     admin_key: str | None = None
     pepper: str | None = None  # of the stored keys; default: a file in data_dir; shared by every node of a cluster

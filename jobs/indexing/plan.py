@@ -206,7 +206,7 @@ def shard_bytes(table: pa.Table) -> bytes:
 
 def _confirm(job: IndexJob, draft: _Draft, gone: Sequence[str], owned: int) -> None:
     """Deletions that could come from a broken listing run only with `yes`."""
-    if job.yes or not gone:
+    if job.yes or job.dry_run or not gone:
         return
     if len(gone) > MAX_GONE_SHARE * owned:
         raise NeedsConfirmation(
@@ -236,7 +236,7 @@ def _check_left_behind(
     line: Line,
 ) -> None:
     """A new embedder needs a new table; documents that this job does not list would not come along."""
-    if release is None or release.table == line.table or job.yes:
+    if release is None or release.table == line.table or job.yes or job.dry_run:
         return
     left = {row[0] for name, row in known.items() if name not in draft.seen} - {known[name][0] for name in gone}
     if left:

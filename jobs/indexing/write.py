@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
@@ -44,7 +43,7 @@ def write_shard(
     tokens = sum(table["tokens"].to_pylist())
     spent = {**seconds, "write": time.perf_counter() - started}
     receipt = Receipt(shard, table.num_rows, tokens, fragments, documents, errors, spent)
-    if not objects.put_new(receipt_key(folder, shard), _to_bytes(receipt)):
+    if not objects.put_new(receipt_key(folder, shard), receipt_to_json(receipt).encode()):
         return next(load_receipts(objects, folder, shard))
     return receipt
 
@@ -95,15 +94,18 @@ def load_receipts(objects: Objects, folder: str, *shards: int) -> Iterator[Recei
         data = objects.get(receipt_key(folder, shard))
         if data is None:
             raise IntegrityError(f"the receipt of shard {shard} is gone; start the job again")
-        yield _from_json(json.loads(data))
+        yield receipt_from_json(data)
 
 
-def _to_bytes(receipt: Receipt) -> bytes:
+def receipt_to_json(receipt: Receipt) -> str:
+    """A receipt as JSON text."""
     value = {name: getattr(receipt, name) for name in Receipt.__dataclass_fields__}
-    return json.dumps({**value, "seconds": dict(receipt.seconds)}).encode()
+    return json.dumps({**value, "seconds": dict(receipt.seconds)})
 
 
-def _from_json(value: Mapping[str, Any]) -> Receipt:
+def receipt_from_json(text: str | bytes) -> Receipt:
+    """The reverse of `receipt_to_json`."""
+    value = json.loads(text)
     return Receipt(
         shard=value["shard"],
         rows=value["rows"],

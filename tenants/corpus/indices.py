@@ -102,7 +102,7 @@ def refresh(
     """
     if needs_compaction(dataset):
         dataset.optimize.compact_files(materialize_deletions_threshold=0.1)
-    names = {index["name"] for index in dataset.list_indices()}
+    names = {index.name for index in dataset.describe_indices()}
     rows = dataset.count_rows()
     if not rows:
         return dataset, VectorIndex("flat")
@@ -184,7 +184,7 @@ def text_found(dataset: lance.LanceDataset) -> float:
     hits = 0
     for row in asked:
         query = MatchQuery(row["lexical"][:400], "lexical")
-        found = dataset.to_table(full_text_query=query, columns=["chunk_id"], limit=TEXT_DEPTH)
+        found = dataset.to_table(full_text_query=query, columns=["chunk_id", "_score"], limit=TEXT_DEPTH)
         hits += row["chunk_id"] in set(found["chunk_id"].to_pylist())
     return hits / len(asked) if asked else 1.0
 
@@ -216,7 +216,7 @@ def _recall(dataset: lance.LanceDataset, questions: Float32, truth: list[set[int
             "nprobes": probes,
             "refine_factor": REFINE_FACTOR,
         }
-        found = dataset.to_table(nearest=search, columns=[], with_row_id=True)
+        found = dataset.to_table(nearest=search, columns=["_distance"], with_row_id=True)
         hits += len(true & set(found["_rowid"].to_pylist()))
     return hits / max(1, sum(len(true) for true in truth))
 

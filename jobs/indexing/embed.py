@@ -1,0 +1,22 @@
+"""Chunks → chunks with vectors: the embedding stage, one encoder per process. Ray-free."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from services.embedding.encoder import load_encoder
+from tenants.corpus.schema import corpus_schema
+
+
+class Embed:
+    """Callable: a table of `chunk_schema()` in, one of `corpus_schema(dimension)` out."""
+
+    def __init__(self, reference: str, *, cache_dir: str, threads: int | None = None, device: str = "auto") -> None:
+        self._encoder = load_encoder(reference, cache_dir=cache_dir, threads=threads, device=device)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Embed `lexical` (title, heading and text); vectors are float32 unit rows."""
+        vectors = self._encoder.encode(table["lexical"].to_pylist())
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), self._encoder.dimension)
+        schema = corpus_schema(self._encoder.dimension)
+        return pa.Table.from_arrays([*(table[name] for name in table.schema.names), column], schema=schema)

@@ -1,0 +1,113 @@
+"""THE INDEX LINE as one Ray Data chain, and the way into a job.
+
+Streaming: a shard is parsed while the one before it is embedded; Ray Data holds stages back when the store of
+objects fills. Only receipts reach the driver. A job of few documents runs in the driver itself when no Ray is up,
+for starting workers would take longer than the work; it is the same stages either way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from jobs.indexing import stages
+from jobs.indexing.driver import Listener, plan_only, run_job
+from jobs.indexing.job import IndexJob, JobResult, Receipt
+from jobs.indexing.stages import LineContext, Parcel
+from jobs.indexing.write import receipt_from_json, receipt_to_json
+from services.settings import Settings
+from tenants.scope import TenantScope
+from tenants.store import Store
+
+INLINE_SHARDS = 1  # of up to plan.SHARD_DOCUMENTS documents: about the time that Ray takes to start
+_STAGE_CPUS = 0.25  # logical: parsing and writing share the cores with the encoder, which uses all of them
+_EMBED_CPUS = 0.5
+
+
+def run_index_job(
+    spec: IndexJob, scope: TenantScope, store: Store, settings: Settings, progress: Listener | None = None
+) -> JobResult:
+    """Run, or go on with, one job; see `driver.run_job`. `dry_run` gives the plan and changes nothing."""
+    if spec.dry_run:
+        return plan_only(spec, scope, settings)
+
+    def process(shards: Sequence[int], context: LineContext) -> Iterator[Receipt]:
+        if len(shards) <= INLINE_SHARDS and not ray.is_initialized() and settings.ray_address is None:
+            return stages.run_inline(shards, context)
+        return index_line(shards, context, settings)
+
+    return run_job(spec, scope, store, settings, process, progress)
+
+
+def index_line(shards: Sequence[int], context: LineContext, settings: Settings) -> Iterator[Receipt]:
+    """Source → parse → chunk → embed → write; gives receipts in the order in which shards get done."""
+    connect(settings)
+    encoders, gpus = _encoders(settings)
+    task: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": _STAGE_CPUS}
+    line = (
+        ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+        .map_batches(_parse, fn_args=(context,), **task)
+        .map_batches(_chunk, fn_args=(context,), **task)
+        .map_batches(
+            _Embed,
+            fn_constructor_args=(context,),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=_EMBED_CPUS,
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(size=encoders, max_tasks_in_flight_per_actor=2),
+        )
+        .map_batches(_write, fn_args=(context,), **task)
+    )
+    for row in line.iter_rows():
+        yield receipt_from_json(row["receipt"])
+
+
+def connect(settings: Settings) -> None:
+    """Join the cluster that the settings or Ray's own environment name, else start one on this machine."""
+    if not ray.is_initialized():
+        ray.init(
+            address=settings.ray_address,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            include_dashboard=False if settings.ray_address is None else None,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _encoders(settings: Settings) -> tuple[int, float]:
+    """(encoders, GPUs of each): one a GPU where there are any, else one a node, as each uses all of its cores."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if gpus and settings.device != "cpu":
+        return gpus, 1.0
+    nodes = sum(bool(node["Alive"]) and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    return max(1, nodes), 0.0
+
+
+def _parse(rows: pa.Table, context: LineContext) -> pa.Table:
+    return stages.parse_shard(rows["shard"][0].as_py(), context).to_arrow()
+
+
+def _chunk(rows: pa.Table, context: LineContext) -> pa.Table:
+    return stages.chunk_parcel(Parcel.from_arrow(rows), context).to_arrow()
+
+
+class _Embed:
+    """Holds one encoder for the life of its actor."""
+
+    def __init__(self, context: LineContext) -> None:
+        self._embed = stages.load_embed(context)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        return stages.embed_parcel(Parcel.from_arrow(rows), self._embed).to_arrow()
+
+
+def _write(rows: pa.Table, context: LineContext) -> pa.Table:
+    receipt = stages.write_parcel(Parcel.from_arrow(rows), context)
+    return pa.table({"receipt": [receipt_to_json(receipt)]})

@@ -1,0 +1,163 @@
+"""Runs in MLflow: parameters, figures, plots, small documents of figures. Never a tenant's text.
+
+Tracking is a witness, not a part of the work: when MLflow cannot be reached, a `Run` says so once in the log and
+stays silent; no job fails for it. MLflow is loaded in a thread as soon as a run begins, because that takes seconds
+which the work itself can use.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.settings import Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+OFF = "off"  # as `mlflow_tracking_uri`: no run is tracked
+CLOSE_TIMEOUT_S = 60.0
+HTTP_RETRIES = 1
+HTTP_TIMEOUT_S = 10
+_PARAM_CHARS = 500
+_log = logging.getLogger(__name__)
+
+Step = Callable[["MlflowClient", str], None]
+
+
+class Run:
+    """One MLflow run. Every method returns at once; the thread behind it does the work in order."""
+
+    def __init__(self, settings: Settings, experiment: str, params: Mapping[str, object]) -> None:
+        self.run_id: str | None = None
+        self.failure: str | None = None
+        self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(settings, experiment, dict(params)), daemon=True)
+        if settings.mlflow_tracking_uri == OFF:
+            self._started.set()
+        else:
+            self._thread.start()
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Log figures by name."""
+        kept = dict(values)
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            for name, value in kept.items():
+                client.log_metric(run_id, name, value)
+
+        self._steps.put(log)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """Keep a plot as the artefact `name`, such as `stages.png`."""
+        self._steps.put(lambda client, run_id: client.log_figure(run_id, figure, name))
+
+    def document(self, value: Mapping[str, Any], name: str) -> None:
+        """Keep a mapping of ids, digests and figures as the artefact `name`, such as `manifest.json`."""
+        kept = dict(value)
+        self._steps.put(lambda client, run_id: client.log_dict(run_id, kept, name))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        kept = dict(values)
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            for name, value in kept.items():
+                client.set_tag(run_id, name, value)
+
+        self._steps.put(log)
+
+    def wait_for_id(self, timeout_s: float = CLOSE_TIMEOUT_S) -> str | None:
+        """The run's id, None when MLflow did not give one in time."""
+        self._started.wait(timeout_s)
+        return self.run_id
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED, once everything before is logged."""
+        self._steps.put(lambda client, run_id: client.set_terminated(run_id, status))
+        self._steps.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_TIMEOUT_S)
+
+    def _work(self, settings: Settings, experiment: str, params: dict[str, object]) -> None:
+        # The first import and the first use are part of the attempt: a broken installation must not end a job.
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client, self.run_id = _begin(settings, experiment, params)
+            self._started.set()
+            while (step := self._steps.get()) is not None:
+                step(client, self.run_id)
+        except (MlflowException, SQLAlchemyError, OSError, ValueError) as error:
+            self.failure = type(error).__name__
+            _log.warning("MLflow does not take this run (%s); the work goes on without it", self.failure)
+        finally:
+            self._started.set()
+
+
+@contextmanager
+def run(settings: Settings, experiment: str, params: Mapping[str, object]) -> Iterator[Run]:
+    """A run of `experiment`, such as `fathom/indexing`; FINISHED, or FAILED when the block raises."""
+    started = Run(settings, experiment, params)
+    status = "FAILED"
+    try:
+        yield started
+        status = "FINISHED"
+    finally:
+        started.close(status)
+
+
+def stage_figure(seconds: Mapping[str, float], title: str) -> Figure:
+    """Horizontal bars: where the time went, in seconds, in the mapping's order from top to bottom."""
+    figure = Figure(figsize=(7, 0.5 * len(seconds) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(list(seconds), list(seconds.values()), color="#3b6ea5")
+    axes.bar_label(bars, fmt="%.1f s", padding=3)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds, summed over workers")
+    axes.set_title(title)
+    axes.margins(x=0.15)
+    return figure
+
+
+def _begin(settings: Settings, experiment: str, params: Mapping[str, object]) -> tuple[MlflowClient, str]:
+    from mlflow import MlflowClient
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(HTTP_RETRIES)
+    MLFLOW_HTTP_REQUEST_TIMEOUT.set(HTTP_TIMEOUT_S)
+    client = MlflowClient(tracking_uri=settings.mlflow_uri)
+    run_id = client.create_run(_experiment_id(client, settings, experiment)).info.run_id
+    for name, value in params.items():
+        client.log_param(run_id, name, str(value)[:_PARAM_CHARS])
+    return client, run_id
+
+
+def _experiment_id(client: MlflowClient, settings: Settings, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    local = settings.mlflow_uri.startswith("sqlite:")
+    try:
+        return str(
+            client.create_experiment(
+                name, f"file://{Path(settings.data_dir).absolute()}/mlartifacts" if local else None
+            )
+        )
+    except MlflowException:
+        # Another job made it in between.
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return str(found.experiment_id)
