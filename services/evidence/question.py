@@ -80,5 +80,5 @@ def holds(kind: Asked, sentence: str, question: str) -> float:
     if kind not in ("person", "place", "name"):
         return 0.5
     known = question.casefold()
-    fresh = any(match.group().strip("\"'(").casefold() not in known for match in _NAME.finditer(sentence))
+    fresh = any(match.group().strip("\"'(.-").casefold() not in known for match in _NAME.finditer(sentence))
     return float(fresh)
