@@ -8,6 +8,7 @@ failing half-way. The engine is made at first use in each process, never inherit
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from sqlalchemy.exc import IntegrityError as ConstraintViolated
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 
 from tenants.errors import IntegrityError, InvalidInput, Unavailable
+
+logger = logging.getLogger("fathom.control")
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 BUSY_TIMEOUT_MS = 10_000
@@ -127,14 +130,15 @@ def translated() -> Iterator[None]:
     except PoolExhausted:
         raise Unavailable("too many requests wait for the control plane's database", retry_after_s=1) from None
     except DBAPIError as error:
-        reason = str(error.orig).strip().splitlines()[:1]
+        # The driver's reason names hosts and accounts: it is for the operator's log, not for a caller.
+        logger.warning("the control plane's database failed: %s", str(error.orig).strip())
         raise Unavailable(
-            f"the control plane's database does not answer ({reason[0] if reason else 'no reason'}); "
-            "check FATHOM_DATABASE_URL and that the server runs",
+            "the control plane's database does not answer; check FATHOM_DATABASE_URL and that its server runs",
             retry_after_s=1,
         ) from error
     except SQLAlchemyError as error:
-        raise IntegrityError(f"the control plane's database gave an unexpected answer: {error}") from error
+        logger.exception("the control plane's database gave an unexpected answer")
+        raise IntegrityError("the control plane's database gave an unexpected answer; run `fathom doctor`") from error
 
 
 def _checked(raw: str) -> URL:
@@ -149,15 +153,16 @@ def _checked(raw: str) -> URL:
 
 
 def _new_engine(url: URL) -> Engine:
-    pool = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "pool_timeout": POOL_TIMEOUT_S}
+    options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": POOL_OVERFLOW, "pool_timeout": POOL_TIMEOUT_S}
+    options["hide_parameters"] = True  # errors are logged, and the values in them are hashes and answers
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, **pool, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
+        engine = create_engine(url, **options, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
         event.listen(engine, "connect", _on_sqlite_connect)
         event.listen(engine, "begin", _on_sqlite_begin)
         return engine
     try:
         arguments = {"connect_timeout": CONNECT_TIMEOUT_S}
-        return create_engine(url, **pool, pool_pre_ping=True, pool_recycle=RECYCLE_S, connect_args=arguments)
+        return create_engine(url, **options, pool_pre_ping=True, pool_recycle=RECYCLE_S, connect_args=arguments)
     except (NoSuchModuleError, ModuleNotFoundError):
         raise Unavailable("PostgreSQL needs its driver: pip install -e '.[postgres]'") from None
 

@@ -61,7 +61,9 @@ class IdempotencyRows(Rows):
             connection.execute(delete(IDEMPOTENCY).where(_of(caller, key) & IDEMPOTENCY.c.status.is_(None)))
 
     def _stored(self, connection: Connection, caller: str, key: str, request_digest: str) -> StoredResponse:
-        row = connection.execute(select(IDEMPOTENCY).where(_of(caller, key))).one()
+        row = connection.execute(select(IDEMPOTENCY).where(_of(caller, key))).one_or_none()
+        if row is None:  # abandoned or expired between the two statements
+            raise InFlight("the first request with this idempotency key has just ended; repeat now", retry_after_s=0)
         if not hmac.compare_digest(row.request_digest, request_digest):
             raise InvalidInput.field("/Idempotency-Key", "this key was used with another request; use a new one")
         if row.status is None:
