@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     cpu_threads: int | None = None  # of one encoder; default: the machine's cores
     device: Literal["auto", "cpu", "cuda"] = "auto"
     request_timeout_s: float = 30
-    gateway_slots: int = Field(default=32, ge=1)  # questions at work at once in one gateway replica
+    gateway_slots: int = Field(default=8, ge=1)  # questions at work at once in one gateway replica: ~4 per core
     gateway: Replicas = Replicas()
     retriever: Replicas = Replicas()
     indexer: Replicas = Replicas()

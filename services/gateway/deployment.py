@@ -40,6 +40,7 @@ from tenants.errors import FathomError
 from tenants.store import KeyCache, Store
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
 _USE_FLUSH_S = 60.0
 
 
@@ -103,7 +104,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
         indexer=indexer,
         jobs=submitter,
         audit=reader,
-        gate=FairGate(settings.gateway_slots),
+        gate=FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE)),
         limits=RateLimits(settings.gateway.max),
         metrics=RayMetrics(),
         components=readiness.components,
