@@ -100,16 +100,20 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(parsed, ipaddress.IPv6Address):
-        inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo or (None, None))[1]
-        if inner is None and any(parsed in network for network in _NAT64):
-            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-        if inner is None and int(parsed) >> 32 == 0:
-            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-        if inner is not None and not is_public(str(inner)):
-            return False
+        inner = _embedded(parsed)
+        if inner is not None:
+            return is_public(str(inner))
         if parsed.is_site_local:
             return False
     return parsed.is_global and not parsed.is_multicast and not parsed.is_reserved and not parsed.is_unspecified
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to an IPv6 one end up at: mapped, compatible, 6to4, Teredo, NAT64."""
+    found = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+    if found is None and (int(address) >> 32 == 0 or any(address in network for network in _NAT64)):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return found
 
 
 def resolve(host: str, port: int) -> Sequence[str]:
@@ -179,14 +183,14 @@ class Fetcher:
         """The redirect's location, or None once the body is written."""
         try:
             connection.request("GET", target.path, headers={"User-Agent": "fathom", "Accept-Encoding": "identity"})
-            answer = connection.getresponse()
-            if answer.status in (301, 302, 303, 307, 308):
-                return answer.headers.get("Location") or "/"
-            if answer.status != 200:
-                raise ParseFailure(Reason.FETCH_FAILED, f"the server answered {answer.status}")
-            self._copy(iter(lambda: answer.read1(BLOCK_BYTES), b""), write, deadline)
-            if answer.length:
-                raise ParseFailure(Reason.FETCH_FAILED, "the server broke the transfer off")
+            with closing(connection.getresponse()) as answer:
+                if answer.status in (301, 302, 303, 307, 308):
+                    return answer.headers.get("Location") or "/"
+                if answer.status != 200:
+                    raise ParseFailure(Reason.FETCH_FAILED, f"the server answered {answer.status}")
+                self._copy(iter(lambda: answer.read1(BLOCK_BYTES), b""), write, deadline)
+                if answer.length:
+                    raise ParseFailure(Reason.FETCH_FAILED, "the server broke the transfer off")
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ParseFailure(Reason.FETCH_FAILED, f"the transfer failed: {type(error).__name__}") from None
         return None
@@ -197,9 +201,13 @@ class Fetcher:
             size += len(block)
             if size > self._limits.file_bytes:
                 raise ParseFailure(Reason.TOO_LARGE, f"the file is above {self._limits.file_bytes} bytes")
-            if time.monotonic() > deadline:
-                raise ParseFailure(Reason.FETCH_FAILED, f"the transfer took longer than {self._timeout_s:g} s")
+            self._in_time(deadline)
             write(block)
+        self._in_time(deadline)  # a connection that was cut off looks like one that ended
+
+    def _in_time(self, deadline: float) -> None:
+        if time.monotonic() >= deadline:
+            raise ParseFailure(Reason.FETCH_FAILED, f"the transfer took longer than {self._timeout_s:g} s")
 
 
 @contextmanager

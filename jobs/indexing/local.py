@@ -125,7 +125,7 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
 
 
 def _list_file(path: Path, name: str, root: Path, source: str, limits: Limits, sandbox: Sandbox) -> Iterator[Listed]:
-    target = path.resolve(strict=True)
+    target = Path(os.path.realpath(path, strict=True))  # unlike Path.resolve, a loop of links is an OSError
     if not target.is_relative_to(root):
         raise ParseFailure(Reason.OUTSIDE_ROOT, "the link leaves the source root; copy the file into it")
     state = target.stat()
