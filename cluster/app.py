@@ -13,7 +13,6 @@ from jobs.indexing.deployment import Indexer
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
-from cluster.loopback import worker_environment
 from cluster.ray_jobs import RayJobs
 from services.gateway.deployment import Gateway
 from services.retrieval.deployment import RetrieverDeployment
@@ -36,13 +35,9 @@ def build(args: Settings) -> Application:
 
 def options(name: str, size: Replicas, settings: Settings) -> dict[str, Any]:
     """Serve's options of one deployment. New replicas start before old ones stop; queues are bounded."""
-    actor: dict[str, Any] = {"num_cpus": size.cpus, "num_gpus": size.gpus}
-    environment = worker_environment(settings.host)
-    if environment:
-        actor["runtime_env"] = environment
     return {
         "name": name,
-        "ray_actor_options": actor,
+        "ray_actor_options": {"num_cpus": size.cpus, "num_gpus": size.gpus},
         "max_ongoing_requests": size.max_ongoing,
         "max_queued_requests": size.max_queued,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),

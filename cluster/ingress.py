@@ -23,22 +23,22 @@ def serve_environment(info: PlatformInfo, settings: Settings) -> dict[str, str]:
     common = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(info.ports.serve_fallback)}
     if not settings.haproxy:
         return {**common, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
-    return {**common, **haproxy_environment(f"{info.temp_dir}/haproxy")} | {
+    return {**common, **haproxy_environment(f"{info.temp_dir}/h")} | {
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(info.ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(info.ports.haproxy_stats),
     }
 
 
 def haproxy_environment(folder: str) -> dict[str, str]:
-    """HAProxy on, its files in `folder`, its pages on loopback."""
+    """HAProxy on, its files in `folder` (at most 30 characters: socket paths end at 97), its pages on loopback."""
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).parent / "haproxy" / "haproxy"),
         "HAPROXY_REAL_BINARY": bundled_binary(),
         "HAPROXY_PAGES_HOST": LOOPBACK,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/a.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
+from ray.serve._private import replica
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -22,7 +23,21 @@ from services.gateway.ports import Upload
 from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
 from tenants.scope import TenantScope
 
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 _GONE = (RayActorError, DeploymentUnavailableError)
+
+
+def hold_to_loopback(host: str) -> None:
+    """Keep this replica's own gRPC server off the network when the platform listens on loopback.
+
+    Serve 2.60 binds the server for calls between deployments to `[::]` and has no setting for it
+    (ray/serve/_private/replica.py, `_on_initialized`). Ray's token guards it; on a laptop it should not be
+    reachable at all. The server is opened after the deployment's constructor, which is where this is called.
+    """
+    if host not in LOOPBACK_HOSTS:
+        return
+    opened = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: opened(server, address.replace("[::]", "127.0.0.1"))
 
 
 class RemoteRetriever:

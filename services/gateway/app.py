@@ -64,8 +64,8 @@ FILTER: dict[str, Any] = {
 }
 
 
-def create_app(platform: Platform) -> FastAPI:
-    """The whole application over one platform."""
+def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
+    """The whole application over one platform; `names_answers` puts `X-Request-Id` on each answer."""
     app = FastAPI(
         title="Fathom",
         version=platform.version,
@@ -82,6 +82,7 @@ def create_app(platform: Platform) -> FastAPI:
         body_bytes=platform.settings.limits.body_bytes,
         timeout_s=platform.settings.request_timeout_s,
         metrics=platform.metrics,
+        names_answers=names_answers,
     )
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     return app

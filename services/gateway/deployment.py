@@ -29,7 +29,7 @@ from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.logs import configure
 from services.gateway.ports import Component, JobSubmitter, Platform
-from services.handles import RemoteIndexer, RemoteRetriever
+from services.handles import RemoteIndexer, RemoteRetriever, hold_to_loopback
 from services.models import BUILTIN
 from services.query import Steps
 from services.reranking.first_stage import FirstStage
@@ -78,6 +78,7 @@ class Gateway:
         retriever: DeploymentHandle | None = None,
     ) -> None:
         configure(settings.log_level)
+        hold_to_loopback(settings.host)
         self._platform = assemble(
             settings, RemoteIndexer(indexer), submitter(settings), _retriever(settings, retriever)
         )
@@ -85,7 +86,8 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         """Serve asks for the application once the constructor is done."""
-        return create_app(self._platform)
+        # Serve puts the request's id on every answer itself.
+        return create_app(self._platform, names_answers=False)
 
 
 def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever) -> Platform:

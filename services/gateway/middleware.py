@@ -32,7 +32,8 @@ _access = logging.getLogger("fathom.access")
 class Frame:
     """Wraps the application; `body_bytes` bounds what a request may carry, however it is sent."""
 
-    def __init__(self, app: App, *, body_bytes: int, timeout_s: float, metrics: Metrics) -> None:
+    def __init__(self, app: App, *, body_bytes: int, timeout_s: float, metrics: Metrics, names_answers: bool) -> None:
+        self._names_answers = names_answers
         self._app = app
         self._body_bytes = body_bytes
         self._timeout_s = timeout_s
@@ -46,6 +47,8 @@ class Frame:
         context = RequestContext(request_id(header(scope, b"x-request-id")))
         context.attach(scope)
         deadline.start(self._timeout_s)
+        if self._names_answers:
+            context.headers["x-request-id"] = context.request_id
         watch = _Answer(send, context)
         started = time.monotonic()
         try:
@@ -93,8 +96,8 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = int(message["status"])
-            headers = [*message.get("headers", ()), (b"x-request-id", self._context.request_id.encode())]
-            headers += [(k.lower().encode(), v.encode("latin-1")) for k, v in self._context.headers.items()]
+            added = [(key.lower().encode(), value.encode("latin-1")) for key, value in self._context.headers.items()]
+            headers = [*message.get("headers", ()), *added]
             message = {**message, "headers": headers}
         await self._send(message)
 

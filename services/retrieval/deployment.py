@@ -11,6 +11,7 @@ from ray import serve
 
 from services import deadline
 from services.contracts import Candidates, Float32, Question
+from services.handles import hold_to_loopback
 from services.retrieval.local import open_retriever
 from services.settings import Settings
 from tenants.scope import TenantScope
@@ -21,6 +22,7 @@ class RetrieverDeployment:
     """One replica: ready once the default embedder is loaded."""
 
     def __init__(self, settings: Settings) -> None:
+        hold_to_loopback(settings.host)
         self._retriever = open_retriever(settings)
 
     async def retrieve(self, scope: TenantScope, question: Question, timeout_s: float | None) -> Candidates:
