@@ -172,14 +172,17 @@ def _process_shards(
     ledger.report("embed", force=True)
     if not pending:
         return
+    allow = settings.ingest.allow if ledger.job.untrusted else None
     with acquire(scope, ledger.job.job_id, wait_s=LEASE_WAIT_S):
         uri = prepare_table(scope, line)
-    for receipt in process(pending, make_context(scope, settings, folder, uri, line)):
+    for receipt in process(pending, make_context(scope, settings, folder, uri, line, allow)):
         _count(ledger, receipt)
         ledger.report("embed")
 
 
-def make_context(scope: TenantScope, settings: Settings, folder: str, uri: str, line: Line) -> LineContext:
+def make_context(
+    scope: TenantScope, settings: Settings, folder: str, uri: str, line: Line, allow: tuple[str, ...] | None
+) -> LineContext:
     """What the stages need, from the tenant's configuration and the platform's settings."""
     info = describe_encoder(line.embedder)
     return LineContext(
@@ -190,6 +193,7 @@ def make_context(scope: TenantScope, settings: Settings, folder: str, uri: str, 
         fingerprint=line.fingerprint,
         chunking=scope.config.chunking,
         limits=settings.limits,
+        allow=allow,
         tokenizer_json=info.tokenizer_json,
         embedder=line.embedder,
         cache_dir=str(Path(settings.data_dir).absolute() / "models"),

@@ -8,6 +8,7 @@ for starting workers would take longer than the work; it is the same stages eith
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -70,12 +71,15 @@ def index_line(shards: Sequence[int], context: LineContext, settings: Settings) 
 def connect(settings: Settings) -> None:
     """Join the cluster that the settings or Ray's own environment name, else start one on this machine."""
     if not ray.is_initialized():
-        ray.init(
-            address=settings.ray_address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            include_dashboard=False if settings.ray_address is None else None,
-        )
+        with warnings.catch_warnings():
+            # Ray starts its processes by fork and exec at once, which is safe for Lance.
+            warnings.filterwarnings("ignore", message="lance is not fork-safe")
+            ray.init(
+                address=settings.ray_address,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                include_dashboard=False if settings.ray_address is None else None,
+            )
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -42,7 +42,8 @@ PARCEL_SCHEMA = pa.schema(
 class LineContext:
     """What every stage needs to know; small, and sent to the workers once.
 
-    `base` is the tenant's folder, `folder` the job's below it. `embedder` is a model reference, `cache_dir` a local
+    `base` is the tenant's folder, `folder` the job's below it. `allow` are the URL prefixes that may be read, None
+    any (the operator's own job). `embedder` is a model reference, `cache_dir` a local
     folder for its compiled form, `threads` of one encoder (None = all cores).
     """
 
@@ -53,6 +54,7 @@ class LineContext:
     fingerprint: str
     chunking: Chunking
     limits: Limits
+    allow: tuple[str, ...] | None
     tokenizer_json: str
     embedder: str
     cache_dir: str
@@ -98,7 +100,7 @@ def parse_shard(shard: int, context: LineContext) -> Parcel:
 def parse_source(source: pa.Table, shard: int, context: LineContext) -> Parcel:
     """Parse a table of `SOURCE_SCHEMA`."""
     started = time.perf_counter()
-    parsed, failures = parse_batch(source, context.limits)
+    parsed, failures = parse_batch(source, context.limits, allow=context.allow)
     origin = dict(zip(source["document_id"].to_pylist(), source["source"].to_pylist(), strict=True))
     sizes = dict(zip(source["document_id"].to_pylist(), source["size"].to_pylist(), strict=True))
     columns = ("document_id", "source", "collection", "document_digest")

@@ -43,7 +43,7 @@ class Objects(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object, or everything below it; a missing one is no error."""
+        """Remove the object, or everything below it ("": all); a missing one is no error."""
         ...
 
     def keys(self, prefix: str) -> list[str]:
@@ -95,14 +95,7 @@ class LocalObjects:
 
     def delete(self, key: str) -> None:
         """See `Objects`."""
-        path = self._base / key
-        if path.is_dir():
-            for child in path.iterdir():
-                self.delete(f"{key}/{child.name}")
-            with suppress(FileNotFoundError, OSError):
-                path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
+        _remove(self._base / key if key else self._base)
 
     def keys(self, prefix: str) -> list[str]:
         """See `Objects`."""
@@ -151,7 +144,7 @@ class RemoteObjects:
     def delete(self, key: str) -> None:
         """See `Objects`."""
         with _translated():
-            found = [key, *self.keys(key)]
+            found = [*([key] if key else []), *self.keys(key)]
             obstore.delete(self._store, found)
 
     def keys(self, prefix: str) -> list[str]:
@@ -211,6 +204,17 @@ def _finished_file(path: Path, data: bytes, *, durable: bool) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or a folder; what another process adds or takes meanwhile is no error."""
+    if path.is_dir() and not path.is_symlink():
+        for child in list(path.iterdir()):
+            _remove(child)
+        with suppress(OSError):
+            path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
