@@ -10,6 +10,7 @@ from ray import serve
 
 from jobs.indexing.batches import BatchWriter
 from jobs.maintenance.erase import drop, erase
+from services.handles import hold_to_loopback
 from services.settings import Settings
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
@@ -21,6 +22,7 @@ class Indexer:
     """`services.gateway.ports.Indexer` behind a handle; every method's last argument is the time left in seconds."""
 
     def __init__(self, settings: Settings) -> None:
+        hold_to_loopback(settings.host)
         self._settings = settings
         self._writer = BatchWriter(settings)
 
