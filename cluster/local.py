@@ -35,12 +35,12 @@ from cluster.platform import (
 from cluster.ports import choose_ports
 from cluster.ray_head import driver_environment, head_command, head_environment
 from cluster.status import answer_status, is_answering, is_ready
-from services.control_plane import open_control_plane
+from services.control_plane import open_control_plane, operator_key
 from services.settings import Settings, child_environment
 from tenants.errors import Cancelled, InFlight, Unavailable
 from tenants.secrets import load_or_create_secret
 
-START_LIMIT_S = 240.0
+START_LIMIT_S = 120.0
 GRACE_S = 8.0
 POLL_S = 0.1
 
@@ -95,6 +95,7 @@ def _plan(settings: Settings, data_dir: str, *, port_asked: bool) -> PlatformInf
 def _start(info: PlatformInfo, settings: Settings, report: Report) -> PlatformInfo:
     report("control plane: opening the store")
     open_control_plane(settings).close()
+    operator_key(settings)
     load_or_create_secret(Path(info.ray_token_path))
     resolved = platform_settings(settings, info)
     _write_private(settings_path(info), resolved.model_dump_json(indent=2))
@@ -104,7 +105,7 @@ def _start(info: PlatformInfo, settings: Settings, report: Report) -> PlatformIn
     write_record(info)
     _await("Ray", info, "ray", lambda: is_answering(info.dashboard + "/api/version"))
     report("Serve: starting the gateway")
-    _deploy(info)
+    _deploy(info, resolved)
     _await("the gateway", info, "ray", lambda: is_ready(info))
     if "mlflow" in started:
         report("MLflow: waiting for its server")
@@ -123,16 +124,13 @@ def _start_ray(info: PlatformInfo, settings: Settings) -> int:
     return processes.start(head_command(info), environment, _log(info, "ray"))
 
 
-def _deploy(info: PlatformInfo) -> None:
+def _deploy(info: PlatformInfo, settings: Settings) -> None:
     """Run `cluster.deploy` to its end."""
     command = [sys.executable, "-P", "-m", "cluster.deploy", str(settings_path(info))]
-    serve = serve_environment(info, None)
-    pid = processes.start(command, _environment(info, {**driver_environment(info), **serve}), _log(info, "deploy"))
-    deadline = time.monotonic() + START_LIMIT_S
-    while processes.is_alive(pid):
-        if time.monotonic() > deadline:
-            raise _failed("the Serve application", info, "deploy")
-        time.sleep(POLL_S)
+    serve = serve_environment(info, settings)
+    environment = _environment(info, {**driver_environment(info), **serve})
+    if not processes.run(command, environment, _log(info, "deploy"), START_LIMIT_S):
+        raise _failed("the Serve application", info, "deploy")
 
 
 def _await(what: str, info: PlatformInfo, log: str, ready: Callable[[], bool]) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from services.control_plane import operator_key
 from services.settings import Settings
 from tenants.errors import IntegrityError
 
@@ -32,6 +31,7 @@ class Ports:
     dashboard_metrics: int
     haproxy_metrics: int
     haproxy_stats: int
+    serve_fallback: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,6 @@ def platform_settings(settings: Settings, info: PlatformInfo) -> Settings:
             "database_url": settings.control_url,
             "audit_database_url": settings.audit_url,
             "mlflow_tracking_uri": info.mlflow,
-            "admin_key": operator_key(settings),
             "url": info.url,
             "port": info.ports.http,
             "ray_address": info.ray_address,

@@ -49,6 +49,18 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
     )
 
 
+def run(command: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float) -> bool:
+    """Like `start`, but wait for the end; whether it ended well within `limit_s` seconds."""
+    pid = start(command, environment, log)
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ended, state = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(state) == 0
+        time.sleep(POLL_S)
+    return False
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process runs; one that ended and was not collected does not."""
     return _look(pid) is not None

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +14,7 @@ from cluster.status import running_platform
 from services.control_plane import open_control_plane
 from services.settings import Settings, adopt_environment
 from tenants.errors import Conflict, FathomError
-from tenants.ids import JobId, collection_name, job_id, new_job_id, tenant_name
+from tenants.ids import collection_name, job_id, new_job_id, tenant_name
 from tenants.records import Tenant
 from tenants.scope import TenantScope
 from tenants.store import Store
@@ -49,7 +46,7 @@ def run_here(order: Order, settings: Settings) -> dict[str, Any]:
     tenant = store.get_tenant(tenant_name(order.tenant))
     job = _job(order, store, tenant)
     scope = TenantScope(tenant.name, tenant.uid, tenant.config, settings.root)
-    with shown(order.tenant) as show, _cancelled_by_interrupt(store, tenant, job.job_id):
+    with shown(order.tenant) as show:
         return dict(run_index_job(job, scope, store, settings, show).to_json())
 
 
@@ -73,65 +70,34 @@ def _job(order: Order, store: Store, tenant: Tenant) -> Any:
     return IndexJob(row.job_id, tuple(row.spec["sources"]), yes=order.yes or bool(row.spec.get("yes")), **known)
 
 
-@contextmanager
-def _cancelled_by_interrupt(store: Store, tenant: Tenant, job: JobId) -> Iterator[None]:
-    """The first Ctrl-C asks the job to stop at a clean point, a second one ends the process at once."""
-
-    def ask(_number: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        store.request_cancel(tenant, job)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def run_there(order: Order, settings: Settings, address: str) -> dict[str, Any]:
     """Submit the fixed entrypoint, follow it, return its JSON document. Raises what ended the job."""
     info = running_platform(settings.data_dir)
     if info is not None:
         adopt_environment(driver_environment(info))
         settings = platform_settings(settings, info)
-    from cluster.submit import ROOT, RayJobs, entrypoint, last_lines
+    from cluster.submit import Submission
 
     job = job_id(order.resume) if order.resume else new_job_id()
-    submission = f"{job}_again_{new_job_id()[-6:]}" if order.resume else str(job)
-    ray = RayJobs(address)
-    ray.submit(
-        submission,
-        entrypoint(order.tenant, job, order.sources, _flags(order)),
-        job_environment(settings),
-        working_dir=None if info else str(ROOT),
-    )
+    # Ray takes an id once: a resumed job keeps its own and gets a new one of Ray's.
+    submission = Submission(address, f"{job}-{new_job_id()[-6:]}" if order.resume else job)
+    submission.start(_command(order, job), settings)
     try:
-        status = ray.wait(submission, lambda: None)
+        status = submission.wait()
     except KeyboardInterrupt:
-        ray.stop(submission)
+        submission.stop()
         raise
-    lines = list(last_lines(ray.logs(submission), 1))
-    return _document(job, str(status), lines[0] if lines else "")
+    return _document(job, status, submission.last_line())
 
 
-def job_environment(settings: Settings) -> dict[str, str]:
-    """What a submitted job needs to find the same platform; no secret but the database's own URL."""
-    return {
-        "FATHOM_DATA_DIR": settings.data_dir,
-        "FATHOM_DATA_ROOT": settings.root,
-        "FATHOM_DATABASE_URL": settings.control_url,
-        "FATHOM_MLFLOW_TRACKING_URI": settings.mlflow_uri,
-    }
-
-
-def _flags(order: Order) -> list[str]:
-    flags = ["--json", "--collection", order.collection]
+def _command(order: Order, job: str) -> str:
+    """The fixed entrypoint with this order's arguments, quoted; `python` is the cluster's, not ours."""
+    words = ["python", "-m", "jobs.indexing", "--tenant", order.tenant, "--json"]
+    words += ["--resume", job] if order.resume else ["--job-id", job, "--collection", order.collection]
+    for source in order.sources:
+        words += ["--source", source]
     chosen = {"--sync": order.sync, "--yes": order.yes, "--dry-run": order.dry_run}
-    flags += [flag for flag, given in chosen.items() if given]
-    return flags + (["--resume", order.resume] if order.resume else [])
+    return shlex.join(words + [flag for flag, given in chosen.items() if given])
 
 
 def _document(job: str, status: str, line: str) -> dict[str, Any]:

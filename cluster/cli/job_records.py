@@ -19,7 +19,6 @@ from tenants.store import Store
 
 POLL_S = 0.5
 ERRORS_SHOWN = 100
-COUNTS = ("new", "changed", "unchanged", "deleted", "failed")
 
 
 def list_jobs(settings: Settings, tenant: str) -> list[dict[str, Any]]:
@@ -72,21 +71,7 @@ def _named(tenant: str | None) -> str:
 
 
 def _document(store: Store, row: JobRow, *, errors: bool) -> dict[str, Any]:
-    documents = row.counts.get("documents", {})
+    from services.gateway.routes.jobs import job_json
+
     found = store.list_job_errors(row.job_id, None, ERRORS_SHOWN)[0] if errors else []
-    return {
-        "job_id": row.job_id,
-        "state": row.state,
-        "stage": row.stage,
-        "documents": {name: int(documents.get(name, 0)) for name in COUNTS},
-        "chunks": int(row.counts.get("chunks", 0)),
-        "tokens": int(row.counts.get("tokens", 0)),
-        "rate": row.progress.get("rate"),
-        "eta_s": row.progress.get("eta_s"),
-        "index_version": row.index_version,
-        "mlflow_run_id": row.mlflow_run_id,
-        "error": row.error,
-        "created_at": row.created_at.isoformat(),
-        "finished_at": row.finished_at.isoformat() if row.finished_at else None,
-        "errors": [asdict(error) for error in found],
-    }
+    return {**job_json(row), "errors": [asdict(error) for error in found]}

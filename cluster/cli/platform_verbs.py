@@ -87,7 +87,7 @@ def doctor(
     """
     from cluster.doctor import examine
 
-    report = examine(read_settings(data_dir, config), config)
+    report = examine(read_settings(data_dir, config), config, data_dir=data_dir)
     output = Output(json)
     if not json:
         output.table(None, ("setting", "value", "source"), [tuple(row.values()) for row in report["settings"]])
