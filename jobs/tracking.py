@@ -131,8 +131,13 @@ def stage_figure(seconds: Mapping[str, float], title: str) -> Figure:
 
 def _begin(settings: Settings, experiment: str, params: Mapping[str, object]) -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
-    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
+    from mlflow.environment_variables import (
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+        MLFLOW_HTTP_REQUEST_TIMEOUT,
+        MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+    )
 
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.set(True)  # stdout belongs to the command's own document
     MLFLOW_HTTP_REQUEST_MAX_RETRIES.set(HTTP_RETRIES)
     MLFLOW_HTTP_REQUEST_TIMEOUT.set(HTTP_TIMEOUT_S)
     client = MlflowClient(tracking_uri=settings.mlflow_uri)

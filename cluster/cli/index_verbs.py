@@ -95,7 +95,7 @@ def versions(tenant: Tenant, data_dir: DataDir = None, json: Json = False) -> No
     from cluster.cli.published import list_versions
 
     found = list_versions(read_settings(data_dir), tenant)
-    columns = ("version", "current", "published_at", "documents", "chunks", "tokens", "job_id")
+    columns = ("index_version", "current", "published_at", "documents", "chunks", "tokens", "fingerprint")
     Output(json).table(found, columns, [[one.get(column) for column in columns] for one in found["versions"]])
 
 

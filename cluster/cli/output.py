@@ -18,6 +18,7 @@ from rich.table import Table
 from tenants.errors import FathomError, InvalidInput
 
 USAGE, FAILURE = 2, 1
+PIPE_COLUMNS = 240  # wide enough that no cell of a table is cut where no terminal is
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Output:
     @property
     def console(self) -> Console:
         """The people's side: stdout, or stderr while stdout belongs to the JSON document."""
-        return Console(stderr=self.as_json, highlight=False, soft_wrap=True)
+        plain = None if sys.stdout.isatty() else PIPE_COLUMNS
+        return Console(stderr=self.as_json, highlight=False, soft_wrap=True, width=plain)
 
     def result(self, document: Any, *lines: str) -> None:
         """The verb's outcome: `document` with `--json`, else `lines`."""

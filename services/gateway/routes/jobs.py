@@ -86,12 +86,12 @@ async def cancel(request: Request, access: Writer, job_id: str) -> Response:
 
 def job_json(row: JobRow) -> dict[str, Any]:
     """A job as the contract shows it; what the job has not reported yet is 0 or null."""
-    documents = row.counts.get("documents", {})
+    counts = row.counts
     return {
         "job_id": row.job_id,
         "state": row.state,
         "stage": row.stage,
-        "documents": {name: int(documents.get(name, 0)) for name in _COUNTS},
+        "documents": {name: int(counts.get(name, 0)) for name in _COUNTS},
         "chunks": int(row.counts.get("chunks", 0)),
         "tokens": int(row.counts.get("tokens", 0)),
         "rate": row.progress.get("rate"),
