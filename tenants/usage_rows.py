@@ -29,11 +29,14 @@ class UsageRows(Rows):
         try:
             with self._database.writing() as connection:
                 used = int(connection.execute(add.returning(USAGE.c.amount)).scalar_one())
-                if quota is not None and used > quota:
-                    raise _used_up(name, quota, now)
+                _hold_to(name, used - amount, amount, quota, now)
         except ConstraintViolated:
             raise NotFound("there is no such tenant") from None
         return used
+
+    def check_today(self, tenant: Owner, name: str, amount: int, quota: int | None) -> None:
+        """Raise as `spend_today` would, and count nothing."""
+        _hold_to(name, self.used_today(tenant, name), amount, quota, self._clock())
 
     def used_today(self, tenant: Owner, name: str) -> int:
         """The day's sum so far."""
@@ -42,7 +45,12 @@ class UsageRows(Rows):
             return int(connection.execute(select(USAGE.c.amount).where(today)).scalar_one_or_none() or 0)
 
 
-def _used_up(name: str, quota: int, now: datetime) -> QuotaExceeded:
+def _hold_to(name: str, used: int, amount: int, quota: int | None, now: datetime) -> None:
+    if quota is None or used + amount <= quota:
+        return
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    detail = f"your quota of {quota} {name.replace('_', ' ')} a day is used up; it is renewed at midnight UTC"
-    return QuotaExceeded(detail, retry_after_s=(midnight - now).total_seconds())
+    raise QuotaExceeded(
+        f"this takes {amount} {name.replace('_', ' ')}, and {max(0, quota - used)} are left of your quota of {quota} "
+        "a day; it is renewed at midnight UTC",
+        retry_after_s=(midnight - now).total_seconds(),
+    )

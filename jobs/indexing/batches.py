@@ -21,7 +21,7 @@ import msgspec
 import pyarrow as pa
 
 from jobs.indexing.commit import Work, commit, prepare_table
-from jobs.indexing.driver import current_line, make_context
+from jobs.indexing.driver import INDEX_BYTES, current_line, make_context
 from jobs.indexing.job import DEFAULT_COLLECTION, Receipt
 from jobs.indexing.local import list_local
 from jobs.indexing.manifest import load_manifest
@@ -38,6 +38,7 @@ from tenants.corpus.table import open_latest, table_uri
 from tenants.errors import Conflict, DeadlineExceeded, NotFound, QuotaExceeded
 from tenants.ids import bytes_digest, new_job_id
 from tenants.scope import Release, TenantScope
+from tenants.store import Store
 
 API_SOURCE = "api"  # the source root of documents that came over HTTP
 MAX_TENANTS = 4_096
@@ -70,8 +71,11 @@ class _Queue:
 class BatchWriter:
     """Writes small batches for every tenant of this process. Thread-safe."""
 
-    def __init__(self, settings: Settings, embedders: Callable[[LineContext], EmbedTable] = load_embed) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, embedders: Callable[[LineContext], EmbedTable] = load_embed
+    ) -> None:
         self._settings = settings
+        self._store = store
         self._load = embedders
         self._embedders: dict[str, EmbedTable] = {}
         self._queues: dict[str, _Queue] = {}
@@ -89,7 +93,8 @@ class BatchWriter:
         """`{indexed, unchanged, failed: [{document_id, code, message}], index_version}`, visible to the next search.
 
         `documents` hold id, text, title?, metadata?, updated_at?, url?; `uploads` are (name, content) of files of
-        any format. Raises `Conflict` when the tenant's embedder changed, `InFlight`, `DeadlineExceeded`.
+        any format. The bytes to be read count against the tenant's quota of the day when the work begins. Raises
+        `Conflict` when the tenant's embedder changed, `QuotaExceeded`, `InFlight`, `DeadlineExceeded`.
         """
         deadline = time.monotonic() + (timeout_s or self._settings.request_timeout_s)
         line = current_line(scope)
@@ -100,6 +105,8 @@ class BatchWriter:
             fresh, unchanged, failed = _sorted_out(listed, scope, release, line, collection)
             if not fresh:
                 return _answer(0, unchanged, failed, release)
+            quota = scope.config.quotas.index_bytes_per_day
+            self._store.spend_today(scope, INDEX_BYTES, sum(item.size for item in fresh), quota)
             context = make_context(scope, self._settings, "", self._table(scope, line, deadline), line, ())
             receipt = self._receipt(items_table(fresh, collection), context)
         failed += receipt.errors

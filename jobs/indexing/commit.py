@@ -23,7 +23,7 @@ from tenants.corpus.indices import refresh
 from tenants.corpus.lease import Lease
 from tenants.corpus.objects import open_objects, sync_tree
 from tenants.corpus.table import document_counts, ensure_table, replace_documents, stand_on, table_uri
-from tenants.errors import IntegrityError
+from tenants.errors import IntegrityError, QuotaExceeded
 from tenants.scope import Release, TenantScope
 
 CLOCK_SLACK_S = 5.0
@@ -70,7 +70,7 @@ def commit(scope: TenantScope, work: Work, lease: Lease, learn: Learn | None = N
     """Publish `work` on top of the serving version. Without any change nothing is written.
 
     `learn` is called with the scope pinned to the version about to be published and gives entries of its profile.
-    Raises `LeaseLost`, `IntegrityError`.
+    Raises `LeaseLost`, `IntegrityError`, `QuotaExceeded`.
     """
     began, clock = time.time(), _Clock()
     releases.repair(scope, lease)
@@ -86,6 +86,7 @@ def commit(scope: TenantScope, work: Work, lease: Lease, learn: Learn | None = N
     fragments = [text for receipt in work.receipts for text in receipt.fragments]
     dataset = replace_documents(dataset, changed_ids, fragments)
     after = replaced(manifest, removed, added)
+    _check_quota(scope, manifest.num_rows, after.num_rows)
     tokens = verify(dataset, after)
     clock.lap("commit")
     lease.check()
@@ -131,6 +132,15 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[step] = self.seconds.get(step, 0.0) + now - self._last
         self._last = now
+
+
+def _check_quota(scope: TenantScope, before: int, documents: int) -> None:
+    """The last word: other writers may have published since the work was planned."""
+    if before < documents > scope.config.quotas.documents:
+        raise QuotaExceeded(
+            f"the index would hold {documents} documents, your quota is {scope.config.quotas.documents}; nothing was "
+            "published, delete some or raise quotas.documents"
+        )
 
 
 def _documents(work: Work) -> pa.Table:

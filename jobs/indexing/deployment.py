@@ -10,6 +10,7 @@ from ray import serve
 
 from jobs.indexing.batches import BatchWriter
 from jobs.maintenance.erase import drop, erase
+from services.control_plane import open_control_plane
 from services.handles import hold_to_loopback
 from services.settings import Settings
 from tenants.corpus import release as releases
@@ -24,7 +25,7 @@ class Indexer:
     def __init__(self, settings: Settings) -> None:
         hold_to_loopback(settings.host)
         self._settings = settings
-        self._writer = BatchWriter(settings)
+        self._writer = BatchWriter(settings, open_control_plane(settings))
 
     async def index(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tenants.scope import Release, TenantScope
 from tenants.store import Store
 
 EXPERIMENT = "fathom/indexing"
+INDEX_BYTES = "index_bytes"  # the name of the counter behind quotas.index_bytes_per_day
 REPORT_EVERY_S = 1.0
 LEASE_WAIT_S = 900.0
 KEPT_ERRORS = 100  # in the result; the job's row has them all
@@ -89,10 +91,13 @@ class _Ledger:
             )
 
 
-def plan_only(job: IndexJob, scope: TenantScope, settings: Settings) -> JobResult:
-    """`--dry-run`: the plan with counts, bytes and a time estimate; changes nothing."""
+def plan_only(job: IndexJob, scope: TenantScope, store: Store, settings: Settings) -> JobResult:
+    """`--dry-run`: the plan with counts, bytes and a time estimate; changes nothing.
+
+    Raises `QuotaExceeded` where the job itself would.
+    """
     started = time.perf_counter()
-    plan = _plan(replace(job, dry_run=True), scope, settings)
+    plan = _plan(replace(job, dry_run=True), scope, store, settings)
     version = plan.base_version
     spent = time.perf_counter() - started
     return JobResult(job.job_id, "planned", version, plan.counts, 0, 0, round(spent, 3), {"list": spent}, plan=plan)
@@ -138,7 +143,7 @@ def _work(
     ledger: _Ledger, scope: TenantScope, settings: Settings, process: Process, learn: Learn | None, tracked: Run
 ) -> tuple[JobResult, dict[str, Any]]:
     job, began = ledger.job, time.perf_counter()
-    plan = ledger.plan = _plan(job, scope, settings)
+    plan = ledger.plan = _plan(job, scope, ledger.store, settings)
     ledger.spend({"list": time.perf_counter() - began})
     line = Line(plan.fingerprint, plan.table, plan.embedder, plan.dimension)
     _process_shards(ledger, plan, scope, settings, line, process)
@@ -184,7 +189,6 @@ def make_context(
     scope: TenantScope, settings: Settings, folder: str, uri: str, line: Line, allow: tuple[str, ...] | None
 ) -> LineContext:
     """What the stages need, from the tenant's configuration and the platform's settings."""
-    info = describe_encoder(line.embedder)
     return LineContext(
         uid=scope.uid,
         base=scope.base,
@@ -194,7 +198,6 @@ def make_context(
         chunking=scope.config.chunking,
         limits=settings.limits,
         allow=allow,
-        tokenizer_json=info.tokenizer_json,
         embedder=line.embedder,
         cache_dir=str(Path(settings.data_dir).absolute() / "models"),
         threads=settings.cpu_threads,
@@ -208,7 +211,7 @@ def current_line(scope: TenantScope) -> Line:
     return line_of(scope.config, info.fingerprint, info.dimension)
 
 
-def _plan(job: IndexJob, scope: TenantScope, settings: Settings) -> Plan:
+def _plan(job: IndexJob, scope: TenantScope, store: Store, settings: Settings) -> Plan:
     objects = open_objects(scope.base)
     found = None if job.dry_run else load_plan(job, objects)
     if found is not None:
@@ -217,7 +220,9 @@ def _plan(job: IndexJob, scope: TenantScope, settings: Settings) -> Plan:
     manifest = load_manifest(scope, base)
     listed = list_sources(job.sources, settings.limits, allow=settings.ingest.allow, untrusted=job.untrusted)
     roots = [source_root(spec) for spec in job.sources]
-    return make_plan(job, listed, manifest, base, current_line(scope), scope.config, objects, roots)
+    count = store.check_today if job.dry_run else store.spend_today
+    admit = partial(count, scope, INDEX_BYTES, quota=scope.config.quotas.index_bytes_per_day)
+    return make_plan(job, listed, manifest, base, current_line(scope), scope.config, objects, roots, admit)
 
 
 def source_root(spec: str) -> str:

@@ -34,7 +34,7 @@ def run_index_job(
 ) -> JobResult:
     """Run, or go on with, one job; see `driver.run_job`. `dry_run` gives the plan and changes nothing."""
     if spec.dry_run:
-        return plan_only(spec, scope, settings)
+        return plan_only(spec, scope, store, settings)
 
     def process(shards: Sequence[int], context: LineContext) -> Iterator[Receipt]:
         if len(shards) <= INLINE_SHARDS and not ray.is_initialized() and settings.ray_address is None:

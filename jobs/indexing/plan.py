@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -82,10 +82,12 @@ def make_plan(
     config: TenantConfig,
     objects: Objects,
     roots: Sequence[str],
+    admit: Callable[[int], object],
 ) -> Plan:
     """List, compare, store shards (unless `job.dry_run`) and the plan itself, last.
 
-    `roots` are the source roots that the job reads, for an empty listing names none. Raises `NeedsConfirmation`,
+    `roots` are the source roots that the job reads, for an empty listing names none. `admit` is told the bytes that
+    will be read, before the plan is stored: a plan that exists has been paid for. Raises `NeedsConfirmation`,
     `QuotaExceeded`, `Conflict`.
     """
     known = {
@@ -100,8 +102,9 @@ def make_plan(
     _flush(draft, job, objects)
     gone = [name for name, row in known.items() if row[0] in roots and name not in draft.seen] if job.sync else []
     _confirm(job, draft, gone, sum(row[0] in roots for row in known.values()))
-    _check_quota(config, len(known) + draft.new - len(gone))
+    _check_quota(config, len(known), draft.new - len(gone))
     _check_left_behind(job, draft, known, gone, release, line)
+    admit(draft.bytes)
     counts = Counts(draft.new, draft.changed, draft.unchanged, len(gone), len(draft.errors))
     plan = Plan(
         counts=counts,
@@ -219,8 +222,10 @@ def _confirm(job: IndexJob, draft: _Draft, gone: Sequence[str], owned: int) -> N
         )
 
 
-def _check_quota(config: TenantConfig, documents: int) -> None:
-    if documents > config.quotas.documents:
+def _check_quota(config: TenantConfig, before: int, more: int) -> None:
+    """What does not grow the index is never refused: a lowered quota must not stop its mending."""
+    documents = before + more
+    if more > 0 and documents > config.quotas.documents:
         raise QuotaExceeded(
             f"the index would hold {documents} documents, the tenant's quota is {config.quotas.documents}; "
             "raise quotas.documents or index fewer"

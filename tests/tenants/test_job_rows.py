@@ -152,7 +152,7 @@ def test_feedback_is_kept_per_tenant(store: Store, acme: Tenant):
 def test_a_daily_quota_counts_to_its_edge_and_renews_at_midnight(store: Store, acme: Tenant, clock: Any):
     assert store.spend_today(acme, "index_bytes", 60, 100) == 60
     assert store.spend_today(acme, "index_bytes", 40, 100) == 100
-    with pytest.raises(QuotaExceeded, match="100 index bytes a day") as refused:
+    with pytest.raises(QuotaExceeded, match="1 index bytes, and 0 are left of your quota of 100 a day") as refused:
         store.spend_today(acme, "index_bytes", 1, 100)
     assert refused.value.retry_after_s == 12 * 3600
     assert store.used_today(acme, "index_bytes") == 100, "a refusal counts nothing"

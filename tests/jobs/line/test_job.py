@@ -113,7 +113,7 @@ def test_repeated_id_in_one_job_keeps_the_first(bench):
 def test_dry_run_shows_the_plan_and_changes_nothing(bench):
     bench.index(bench.write("a.jsonl", TEXTS))
     job = IndexJob(job_id("dry"), (str(bench.write("a.jsonl", {"doc-1": "new text", "z": "more"})),), sync=True)
-    result = driver.plan_only(job, bench.scope, bench.settings)
+    result = driver.plan_only(job, bench.scope, bench.store, bench.settings)
     assert (result.counts.new, result.counts.changed, result.counts.deleted) == (1, 1, 39)
     assert result.plan.bytes > 0
     assert result.plan.seconds >= 0
@@ -146,6 +146,52 @@ def test_job_id_does_its_work_once(bench):
     assert (again.index_version, again.counts) == (first.index_version, first.counts)
     with pytest.raises(Conflict, match="other work"):
         bench.index(bench.write("b.jsonl", TEXTS), job="job-a")
+
+
+def _limited(bench, **quotas):
+    config = bench.scope.config.model_copy(update={"quotas": bench.scope.config.quotas.model_copy(update=quotas)})
+    bench.scope = driver.replace(bench.scope, config=config)
+
+
+def test_quota_of_documents_never_stops_a_job_that_does_not_grow_the_index(bench):
+    bench.index(bench.write("a.jsonl", TEXTS))
+    _limited(bench, documents=10)
+    fewer = dict(list(TEXTS.items())[:35]) | {"doc-1": "a changed text"}
+    bench.index(bench.write("a.jsonl", fewer), sync=True)
+    assert bench.texts() == fewer
+
+
+def test_quota_of_bytes_a_day_fails_the_job_and_publishes_nothing(bench):
+    source = bench.write("a.jsonl", TEXTS)
+    _limited(bench, index_bytes_per_day=source.stat().st_size // 2)
+    with pytest.raises(QuotaExceeded, match="left of your quota of") as refused:
+        driver.plan_only(IndexJob(job_id("dry"), (str(source),)), bench.scope, bench.store, bench.settings)
+    with pytest.raises(QuotaExceeded, match="renewed at midnight UTC"):
+        bench.index(source, job="job-q")
+    row = bench.store.get_job(bench.scope, "job-q")
+    assert (row.state, row.error) == ("failed", refused.value.detail)
+    assert (bench.texts(), bench.embed.calls) == ({}, 0)
+    with pytest.raises(QuotaExceeded):
+        bench.index(source, job="job-q")
+    assert bench.store.used_today(bench.scope, driver.INDEX_BYTES) == 0
+
+
+def test_bytes_are_counted_once_and_only_for_new_and_changed_documents(bench):
+    source = bench.write("a.jsonl", TEXTS)
+
+    def failing(shards, context):
+        raise RuntimeError("a worker's bug")
+        yield
+
+    with pytest.raises(RuntimeError):
+        bench.index(source, job="job-b", process=failing)
+    used = bench.store.used_today(bench.scope, driver.INDEX_BYTES)
+    assert used == sum(len(line) for line in source.read_text().splitlines())
+    bench.index(source, job="job-b")
+    bench.index(source)
+    assert bench.store.used_today(bench.scope, driver.INDEX_BYTES) == used
+    bench.index(bench.write("a.jsonl", TEXTS | {"doc-1": "changed"}))
+    assert bench.store.used_today(bench.scope, driver.INDEX_BYTES) == used + len('{"_id": "doc-1", "text": "changed"}')
 
 
 def test_cancelled_job_resumes_without_repeating_its_shards(bench, monkeypatch):
