@@ -15,7 +15,7 @@ MAX_HEADING_CHARS = 200
 
 Marks = tuple[list[int], list[str]]
 
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]|$)")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
 _RST_RULE = re.compile(r"([!-/:-@\[-`{-~])\1{2,}[ \t]*$")
@@ -73,7 +73,7 @@ def _markdown(text: str) -> Iterator[tuple[int, int, str]]:
         elif mark:
             fence = mark[1]
         elif atx := _ATX.match(line):
-            yield offset, len(atx[1]), _plain(atx[2] or "")
+            yield offset, len(atx[1]), _plain(line[atx.end() :].strip().rstrip("#"))
         elif (under := _SETEXT.match(line)) and _can_be_heading(before):
             yield before_offset, 1 if under[1][0] == "=" else 2, _plain(before)
         before, before_offset = "" if fence or mark else line, offset
@@ -84,6 +84,7 @@ def _can_be_heading(line: str) -> bool:
 
 
 def _plain(title: str) -> str:
+    title = title[: 4 * MAX_HEADING_CHARS]
     return _DECORATION.sub("", _LINK.sub(r"\1", title)).strip()
 
 

@@ -1,7 +1,7 @@
 """Text → spans of at most so many tokens, cut where the text itself has a seam. Pure.
 
 The splitter of `semantic-text-splitter` asks for the size of hundreds of candidate slices. Each text is tokenised
-once; a slice's size is then the number of tokens that start inside it, found by bisection: nine times faster than
+once; a slice's size is then the number of tokens that start inside it, found by bisection: six times faster than
 tokenising the slices (`benchmarks/chunking.py`). A slice cut inside a word is counted exactly afterwards.
 """
 

@@ -44,7 +44,7 @@ _TEXT = {
     ".html": "html", ".htm": "html", ".xhtml": "html", ".csv": "csv", ".tsv": "csv", ".eml": "mail", ".srt": "srt",
     ".vtt": "vtt",
 }  # fmt: skip
-_HTML = re.compile(rb"^\s*(?:<!--.*?-->\s*)*(?:<!doctype html|<html|<head|<body)", re.IGNORECASE | re.DOTALL)
+_HTML = (b"<!doctype html", b"<html", b"<head", b"<body")
 _MAIL = re.compile(
     rb"^(?:(?:From|To|Subject|Date|Received|Return-Path|Message-ID|MIME-Version|Delivered-To): )", re.IGNORECASE
 )
@@ -75,7 +75,17 @@ def detect(name: str, head: bytes) -> str:
 def _by_look(head: bytes) -> str:
     if head.startswith(b"WEBVTT"):
         return "vtt"
-    for pattern, kind in ((_HTML, "html"), (_SRT, "srt"), (_PYTHON, "code:python"), (_MAIL, "mail")):
+    if _uncommented(head).startswith(_HTML):
+        return "html"
+    for pattern, kind in ((_SRT, "srt"), (_PYTHON, "code:python"), (_MAIL, "mail")):
         if pattern.match(head):
             return kind
     return "text"
+
+
+def _uncommented(head: bytes) -> bytes:
+    """What follows the comments at the start, in lower case. No regular expression: nested repeats explode."""
+    rest = head.lstrip().lower()
+    while rest.startswith(b"<!--"):
+        rest = rest.partition(b"-->")[2].lstrip()
+    return rest

@@ -12,8 +12,7 @@ from jobs.indexing.formats.document import Parsed, one_line
 from jobs.indexing.headings import heading_marks
 from jobs.indexing.reasons import ParseFailure, Reason
 
-_FRONT_MATTER = re.compile(r"---\n(.{0,20000}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_DOCSTRING = re.compile(r'\A(?:\s*#[^\n]*\n|\s*\n)*\s*[rRuU]?("""|\'\'\')\s*([^\n]+?)\s*(?:\1|\n)')
+_FRONT_MATTER = re.compile(r"---\n(.{0,4000}?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 
 
@@ -35,15 +34,25 @@ def _title(text: str, kind: str, name: str) -> str:
     if kind in ("markdown", "rst"):
         marks = heading_marks(text[:20_000], kind)
         return next((path for path in marks[1] if path), name)
-    if kind == "code:python" and (docstring := _DOCSTRING.match(text[:4_000])):
-        return f"{name}: {docstring[2]}"
+    if kind == "code:python" and (summary := _docstring(text[:8_000])):
+        return f"{name}: {summary}"
     return name
+
+
+def _docstring(source: str) -> str:
+    """The first line of a module's docstring, "" without one."""
+    lines = (line.strip() for line in source.splitlines())
+    first = next((line for line in lines if line and not line.startswith("#")), "").lstrip("rRuU")
+    if not first.startswith(('"""', "'''")):
+        return ""
+    return (first[3:].strip() or next(lines, "")).removesuffix(first[:3]).strip()
 
 
 def _front_matter(text: str) -> tuple[str, dict[str, Any]]:
     """Split YAML front matter off; what is no mapping of plain values stays text."""
     match = _FRONT_MATTER.match(text)
-    if not match or "&" in match[1]:  # an anchor can unfold to gigabytes
+    # An anchor can unfold to gigabytes, and brackets nest for as long as the reader has stack.
+    if not match or "&" in match[1] or max(match[1].count("["), match[1].count("{")) > 64:
         return text, {}
     try:
         loaded = yaml.load(match[1], Loader=yaml.BaseLoader)  # noqa: S506  # builds only str, list and dict

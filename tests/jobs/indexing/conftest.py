@@ -27,15 +27,18 @@ def zipped(members: dict[str, str | bytes], **options: int) -> bytes:
     return buffer.getvalue()
 
 
+def cell(text: str) -> str:
+    return f"<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>"
+
+
 def docx(body: str | None = None) -> bytes:
     paragraphs = body or (
         '<w:p><w:pPr><w:pStyle w:val="Heading1"/></w:pPr><w:r><w:t>Leave policy</w:t></w:r></w:p>'
         "<w:p><w:r><w:t xml:space='preserve'>Staff have </w:t></w:r><w:r><w:t>thirty days.</w:t></w:r></w:p>"
         "<w:p><w:del><w:r><w:delText>old</w:delText><w:t>deleted words</w:t></w:r></w:del>"
         "<w:r><w:rPr><w:vanish/></w:rPr><w:t>invisible words</w:t></w:r><w:r><w:t>Kept.</w:t></w:r></w:p>"
-        "<w:tbl><w:tr><w:tc><w:p><w:r><w:t>Grade</w:t></w:r></w:p></w:tc><w:tc><w:p><w:r><w:t>Days</w:t></w:r></w:p></w:tc>"
-        "</w:tr><w:tr><w:tc><w:p><w:r><w:t>A</w:t></w:r></w:p></w:tc><w:tc><w:p><w:r><w:t>35</w:t></w:r></w:p></w:tc></w:tr>"
-        "</w:tbl>"
+        f"<w:tbl><w:tr>{cell('Grade')}{cell('Days')}</w:tr>"
+        f"<w:tr>{cell('A')}{cell('35')}</w:tr></w:tbl>"
     )
     styles = f'<w:styles {W}><w:style w:styleId="Heading1"><w:name w:val="heading 1"/></w:style></w:styles>'
     return zipped(
@@ -73,8 +76,9 @@ def pptx() -> bytes:
 
 def xlsx() -> bytes:
     rows = (
-        '<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="inlineStr"><is><t>Opened</t></is></c><c r="C1" t="str"><v>Open</v>'
-        '</c></row><row r="2"><c r="A2" t="s"><v>1</v></c><c r="B2" s="1"><v>45292</v></c><c r="C2" t="b"><v>1</v></c></row>'
+        '<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="inlineStr"><is><t>Opened</t></is></c>'
+        '<c r="C1" t="str"><v>Open</v></c></row>'
+        '<row r="2"><c r="A2" t="s"><v>1</v></c><c r="B2" s="1"><v>45292</v></c><c r="C2" t="b"><v>1</v></c></row>'
         '<row r="3"><c r="A3" t="str"><v>Bergen</v></c><c r="C3" t="b"><v>0</v></c></row>'
     )
     return zipped(
@@ -120,8 +124,8 @@ def pdf(pages: tuple[str, ...] = ("Page one speaks of whales.", "Page two speaks
         stream = f"BT /F1 12 Tf 72 700 Td ({text}) Tj ET"
         objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
         objects.append(
-            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {len(objects)} 0 R /Resources << /Font << /F1 "
-            "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>"
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents {len(objects)} 0 R "
+            "/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>"
         )
         kids.append(f"{len(objects)} 0 R")
     objects[1] = f"<< /Type /Pages /Kids [{' '.join(kids)}] /Count {len(pages)} >>"
@@ -164,7 +168,7 @@ ROWS = b'{"_id": "r1", "title": "One", "text": "First row.", "metadata": {"k": 1
 @pytest.fixture(scope="session")
 def samples() -> dict[str, bytes]:
     """File name → bytes, one good file a format."""
-    text = "Plain words about the sea.\nAnd a second line.\n".encode()
+    text = b"Plain words about the sea.\nAnd a second line.\n"
     return {
         "guide.md": MARKDOWN,
         "guide.rst": RST,
