@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import lance
 import lancedb
 import numpy as np
 import pyarrow as pa
@@ -265,3 +266,20 @@ def _held(task: asyncio.Task[Corpus]) -> int:
 def _row_ids(table: pa.Table) -> Int64:
     ids: Int64 = table[ROW_ID].to_numpy().astype(np.int64)
     return ids
+
+
+def sample_texts(scope: TenantScope, limit: int) -> list[str]:
+    """The texts of at most `limit` chunks, evenly spread over the pinned version's rows; none without a version.
+
+    Raises `Unavailable` when the version cannot be read.
+    """
+    release = scope.release
+    if release is None or not release.chunks:
+        return []
+    try:
+        dataset = lance.dataset(f"{scope.corpus_uri}/{release.table}.lance", version=release.lance_version)
+        rows = dataset.count_rows()
+        places = np.unique(np.linspace(0, rows - 1, min(limit, rows)).astype(np.int64))
+        return list(dataset.take(places.tolist(), columns=["text"])["text"].to_pylist())
+    except _LANCE_ERRORS as error:
+        raise Unavailable(f"the index version cannot be read ({type(error).__name__}); try again") from error

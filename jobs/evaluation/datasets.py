@@ -1,0 +1,81 @@
+"""Labelled questions on disk: the BEIR layout, plain or gzipped.
+
+`corpus.jsonl` {_id, title, text, metadata?} · `queries.jsonl` {_id, text} · `qrels/<split>.tsv` with a header, then
+query id, document id, grade. A query or a grade that cannot be read is an error that names its line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+from tenants.errors import InvalidInput, NotFound
+from tenants.ids import DIGEST_CHARS
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """`queries` are the judged ones, by id; `judgements` {query: {document: grade}}; `digest` covers both."""
+
+    queries: dict[str, str]
+    judgements: dict[str, dict[str, int]]
+    digest: str
+
+
+def load_dataset(queries: Path, qrels: Path) -> Dataset:
+    """Read both files. Queries without a judgement are left out, judgements without a query are an error."""
+    judgements = read_qrels(qrels)
+    texts = {str(row["_id"]): str(row["text"]) for row in read_jsonl(queries) if str(row["_id"]) in judgements}
+    missing = judgements.keys() - texts.keys()
+    if missing:
+        raise InvalidInput(f"{qrels.name} judges {len(missing)} queries that {queries.name} does not hold; check both")
+    return Dataset({query: texts[query] for query in judgements}, judgements, digest_of(texts, judgements))
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a `.jsonl` or `.jsonl.gz` file, in order."""
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if not isinstance(row, dict) or "_id" not in row or "text" not in row:
+                raise InvalidInput(f"{path.name} line {number} is no JSON object with _id and text")
+            yield row
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """{query: {document: grade}} of a tab-separated file; its first line is a header."""
+    judgements: dict[str, dict[str, int]] = {}
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1 or not line.strip():
+                continue
+            parts = line.rstrip("\r\n").split("\t")
+            try:
+                query, document, grade = parts
+                judgements.setdefault(query, {})[document] = round(float(grade))
+            except ValueError:
+                raise InvalidInput(f"{path.name} line {number} is not query id, document id and grade") from None
+    return judgements
+
+
+def digest_of(queries: dict[str, str], judgements: dict[str, dict[str, int]]) -> str:
+    """128 bits of blake3 over the sorted content: the same questions and grades, the same digest."""
+    text = json.dumps([sorted(queries.items()), sorted((q, sorted(g.items())) for q, g in judgements.items())])
+    return blake3(text.encode()).hexdigest()[:DIGEST_CHARS]
+
+
+def _opened(path: Path) -> Any:
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}; check the path")
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
