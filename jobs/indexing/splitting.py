@@ -21,11 +21,12 @@ from tokenizers import Tokenizer
 from tenants.config import Chunking
 
 SEGMENT_CHARS = 200_000  # longer texts are split into segments first, so that memory does not grow with the file
+RUN_CHARS = 8_000  # a longer run of characters without a blank is cut
 BATCH_CHARS = 2_000_000
 CHARS_PER_TOKEN = 16  # a token stands for at most this many characters, or a megabyte of base64 were one "word"
 GRAMMARS = ("python",)
 
-_SEAMS = ("\n# ", "\n## ", "\n\n", "\n", " ")
+_SEAMS = ("\n# ", "\n## ", "\n\n", "\n", " ", "。", ".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +156,19 @@ def _inside_word(text: str, place: int) -> bool:
 def _segments(texts: Sequence[str]) -> Iterator[tuple[int, int, int]]:
     """(index, start, end) of parts of at most `SEGMENT_CHARS`, cut at the best seam of their second half."""
     for index, text in enumerate(texts):
-        start = 0
-        while len(text) - start > SEGMENT_CHARS:
-            end = _seam(text, start + SEGMENT_CHARS // 2, start + SEGMENT_CHARS)
-            yield index, start, end
-            start = end
-        yield index, start, len(text)
+        for start, end in _cuts(text, 0, len(text), SEGMENT_CHARS):
+            # The splitter's time grows with the square of a run without a blank; prose has no such runs.
+            longest = max(map(len, text[start:end].split()), default=0)
+            size = SEGMENT_CHARS if longest <= RUN_CHARS else RUN_CHARS
+            yield from ((index, *cut) for cut in _cuts(text, start, end, size))
+
+
+def _cuts(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int]]:
+    while end - start > size:
+        cut = _seam(text, start + size // 2, start + size)
+        yield start, cut
+        start = cut
+    yield start, end
 
 
 def _seam(text: str, low: int, high: int) -> int:

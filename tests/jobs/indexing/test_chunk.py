@@ -120,6 +120,14 @@ def test_one_word_of_a_megabyte_is_cut_by_characters(tokenizer_json: str) -> Non
     assert max(len(row["text"]) for row in rows) <= 240 * CHARS_PER_TOKEN
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["text", "markdown", "code:python"])
+def test_a_long_run_without_blanks_takes_linear_time(tokenizer_json: str, kind: str) -> None:
+    text = "漢" * 150_000
+    (pieces,) = TokenSplitter(Chunking(), tokenizer_json).split([text], [kind])
+    assert sum(piece.end - piece.start for piece in pieces) >= len(text)
+
+
 def test_markdown_chunks_carry_the_path_of_headings(tokenizer_json: str) -> None:
     body = "word " * 40
     text = f"# Guide\n\n{body}\n\n## Install\n\n```\n# not a heading\n```\n\n{body}\n\n# Use\n\n{body}"
