@@ -1,7 +1,7 @@
 """Builds an encoder's graph once per machine and finds it again. Safe when many processes start at once.
 
 A graph's folder is named by everything that decides its bytes, written beside its place and renamed into it under
-a file lock: a crash leaves nothing half-written under the final name. Needs torch only for the first build.
+a file lock: a crash leaves nothing half-written under the final name.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import logging
 import shutil
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -20,15 +21,28 @@ from blake3 import blake3
 
 from services.embedding.recipe import Recipe
 from services.models import ModelFolder
+from tenants.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 GRAPH_FILE = "encoder.xml"
+FACTS_FILE = "facts.json"
 TOOLS = ("openvino", "torch", "transformers")
+OWN_FILES = ("bert.py", "graph.py", "quantise.py", "compile.py", "calibration.txt")  # they decide a graph's bytes
+UNSUPPORTED_EXIT = 3
+BUILD_TIMEOUT_S = 1_800
+ROOT = Path(__file__).parents[2]
+
+
+class UnsupportedArchitecture(Unavailable):
+    """OpenVINO cannot express the model; torch can still run it."""
 
 
 def graph_path(folder: ModelFolder, recipe: Recipe, precision: str, cache_dir: Path) -> Path:
-    """The OpenVINO IR of the model in `precision` (bf16), built first if `cache_dir` has none."""
+    """The OpenVINO graph of the model in `precision` (int8 | float), built first if `cache_dir` has none.
+
+    Raises `UnsupportedArchitecture`, or `Unavailable` with the last line of the failed build.
+    """
     home = cache_dir / "encoders" / _key(folder, recipe, precision)
     graph = home / GRAPH_FILE
     if graph.is_file():
@@ -36,28 +50,37 @@ def graph_path(folder: ModelFolder, recipe: Recipe, precision: str, cache_dir: P
     home.parent.mkdir(parents=True, exist_ok=True)
     with _locked(home.with_suffix(".lock")):
         if not graph.is_file():
-            _build(folder, recipe, home)
+            _build(folder, precision, home)
     return graph
 
 
 def _key(folder: ModelFolder, recipe: Recipe, precision: str) -> str:
-    tools = ",".join(f"{name}={version(name)}" for name in TOOLS)
+    own = blake3(b"".join((Path(__file__).parent / name).read_bytes() for name in OWN_FILES)).hexdigest()
+    tools = own + ",".join(f"{name}={version(name)}" for name in TOOLS)
     return blake3(f"{folder.revision}\0{recipe!r}\0{precision}\0{tools}".encode()).hexdigest()[:32]
 
 
-def _build(folder: ModelFolder, recipe: Recipe, home: Path) -> None:
-    import openvino
-
-    from services.embedding.graph import build_graph
-
-    start = time.perf_counter()
+def _build(folder: ModelFolder, precision: str, home: Path) -> None:
+    log.info("building the %s encoder of %s, once on this machine; some seconds", precision, folder.path.name)
     draft = Path(tempfile.mkdtemp(prefix=home.name + ".", dir=home.parent))
     try:
-        openvino.save_model(build_graph(folder.path, recipe), draft / GRAPH_FILE, compress_to_fp16=False)
+        _run_child(folder.path, draft, precision)
         draft.rename(home)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    log.info("built the encoder graph %s in %.1f s", home.name, time.perf_counter() - start)
+    log.info("built the encoder: %s", (home / FACTS_FILE).read_text("utf-8"))
+
+
+def _run_child(folder: Path, draft: Path, precision: str) -> None:
+    command = [sys.executable, "-m", "services.embedding.compile", str(folder.absolute()), str(draft), precision]
+    child = subprocess.run(  # noqa: S603 - our own interpreter and module
+        command, cwd=ROOT, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False
+    )
+    if child.returncode == UNSUPPORTED_EXIT:
+        raise UnsupportedArchitecture(f"{folder.name} has operations that OpenVINO does not know; torch runs it")
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
+        raise Unavailable(f"the encoder of {folder.name} could not be built ({last}); check disk space and memory")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ cosine similarity (higher = more alike). Knows nothing of tenants, batches acros
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +17,22 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from services.embedding.build import UnsupportedArchitecture, graph_path
 from services.embedding.recipe import Recipe, read_recipe
 from services.embedding.tokens import Batch, Windows, WindowTokenizer, batches
 from services.models import ModelFolder, locate
+from tenants.errors import InvalidInput, Unavailable
+
+log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 
-BUDGET_TOKENS = 4_096  # per batch with padding
 LENGTH_MULTIPLE = 8
-PRECISION = "bf16"
+# Part of the fingerprint: change it when the vectors of the default CPU engine change. A GPU or an older processor
+# computes the same model in bf16 or fp32; the vectors agree within the fidelity that compile.py demands.
+PRECISION_RECIPE = "int8 1"
+INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+GPU_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
 FINGERPRINT_CHARS = 32
 
 
@@ -46,7 +54,9 @@ class EncoderInfo:
 
 
 class Engine(Protocol):
-    """Computes batches; thread-safe."""
+    """Computes batches of at most `budget_tokens`, padding included; thread-safe."""
+
+    budget_tokens: int
 
     def run(self, batches: Iterable[Batch], vectors: Float32) -> None:
         """Write each batch's unit rows into `vectors` (windows, d)."""
@@ -87,7 +97,7 @@ class Encoder:
             return np.zeros((0, self.dimension), np.float32)
         windows = self._tokenizer.windows(texts)
         vectors = np.empty((len(windows.ids), self.dimension), np.float32)
-        order = batches(windows, budget_tokens=BUDGET_TOKENS, multiple=LENGTH_MULTIPLE, pad_id=0)
+        order = batches(windows, budget_tokens=self._engine.budget_tokens, multiple=LENGTH_MULTIPLE, pad_id=0)
         self._engine.run(order, vectors)
         return vectors if len(windows.ids) == len(texts) else _joined(vectors, windows, len(texts))
 
@@ -133,11 +143,49 @@ def load_encoder(reference: str, *, cache_dir: str, threads: int | None = None, 
 
 
 def _engine(info: EncoderInfo, cache_dir: Path, threads: int | None, device: str) -> Engine:
-    from services.embedding.build import graph_path
+    if device not in ("auto", "cpu", "cuda"):
+        raise InvalidInput.field("/device", f"{device} is no device; choose auto, cpu or cuda")
+    if device == "cuda" or (device == "auto" and _gpu_here()):
+        return _torch_engine(info, "cuda", threads)
+    try:
+        graph = graph_path(info.folder, info.recipe, cpu_precision(), cache_dir)
+    except UnsupportedArchitecture as reason:
+        log.warning("%s", reason)
+        return _torch_engine(info, "cpu", threads)
     from services.embedding.openvino_engine import OpenVinoEngine
 
-    return OpenVinoEngine(graph_path(info.folder, info.recipe, PRECISION, cache_dir), threads, PRECISION)
+    return OpenVinoEngine(graph, threads)
+
+
+def _torch_engine(info: EncoderInfo, device: str, threads: int | None) -> Engine:
+    from services.embedding.torch_engine import TorchEngine, gpu_available
+
+    if device == "cuda" and not gpu_available():
+        raise Unavailable("device is cuda, and torch sees no GPU here; set device to auto or cpu")
+    return TorchEngine(info.folder.path, info.recipe, device, threads)
+
+
+def _gpu_here() -> bool:
+    if not any(Path(node).exists() for node in GPU_NODES):
+        return False  # spares a machine without a GPU the seconds that importing torch takes
+    from services.embedding.torch_engine import gpu_available
+
+    return gpu_available()
+
+
+def cpu_precision() -> str:
+    """int8 where the processor multiplies int8 natively, float elsewhere: without it int8 is slower and saturates."""
+    flags = _cpu_flags()
+    return "int8" if flags & INT8_FLAGS else "float"
+
+
+def _cpu_flags() -> frozenset[str]:
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return frozenset()
+    lines = (line for line in info.read_text("utf-8").splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").split())
 
 
 def _fingerprint(folder: ModelFolder, recipe: Recipe) -> str:
-    return blake3(f"{folder.revision}\0{recipe!r}\0{PRECISION}".encode()).hexdigest()[:FINGERPRINT_CHARS]
+    return blake3(f"{folder.revision}\0{recipe!r}\0{PRECISION_RECIPE}".encode()).hexdigest()[:FINGERPRINT_CHARS]

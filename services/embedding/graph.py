@@ -1,4 +1,6 @@
-"""A Hugging Face encoder folder → one OpenVINO graph from token ids to unit vectors. Needs torch only to build.
+"""Any Hugging Face encoder folder → one OpenVINO graph from token ids to unit vectors, traced from torch.
+
+For the architectures that `bert.py` does not build itself; stays in float. Needs torch only to build.
 
 Input  input_ids (b, length) int64, attention_mask (b, length) int64, 1 = token.
 Output vector (b, dimension) float32 unit rows: pooled as the recipe says, then x / max(‖x‖, 1e-12).
