@@ -29,6 +29,11 @@ ABSTENTION_FEATURES = (
     "top_dense",  # cosine of the best passage
     "dense_margin",  # of the best passage over the fifth best
     "agreement",  # 1 when both legs have the same first chunk, else 0
+    "best_bigrams",  # of the best sentence
+    "top_recall",  # highest and mean recall of the shown passages, titles included
+    "mean_recall",
+    "focus_recall",  # of the question's terms that its best passage's title lacks, around the best sentence
+    "focus_weight",  # idf of those terms / 10
 )
 _NOTHING = -8.0  # log-odds of a sentence that is not there
 
@@ -46,6 +51,9 @@ def evidence_features(
     best = int(order[0])
     ranked = [float(logit[row]) for row in order[:3]] + [_NOTHING] * max(0, 3 - len(order))
     column = {name: float(table[best, place]) for place, name in enumerate(FEATURES)}
+    passages = [frozenset(content(f"{one.title} {one.heading} {one.text}")) for one in evidence.passages]
+    recalls = [want.recall(terms) for terms in passages]
+    focus = want.without(frozenset(content(evidence.passages[found[best].place].title)))
     dense = np.sort(candidates.dense)[::-1]
     values = (
         *ranked,
@@ -54,10 +62,15 @@ def evidence_features(
         column["cue"],
         column["context_recall"],
         want.recall(frozenset().union(*(one.context for one in found))),
-        _rarest_missing(want, evidence, found[best].place),
+        want.without(passages[found[best].place]).heaviest(),
         float(dense[0]),
         float(dense[0] - dense[min(4, len(dense) - 1)]),
         float(np.any((candidates.dense_rank == 1) & (candidates.sparse_rank == 1))),
+        column["bigrams"],
+        max(recalls),
+        sum(recalls) / len(recalls),
+        focus.recall(found[best].context) if focus.terms else 1.0,
+        float(focus.idf.sum()) / 10,
     )
     return np.array(values, dtype=np.float32)
 
@@ -71,10 +84,3 @@ def answerable(values: Float32) -> float:
 def declines(probability: float) -> bool:
     """True when the answerer should say that the evidence does not answer."""
     return probability < ABSTAIN_BELOW
-
-
-def _rarest_missing(want: Wanted, evidence: Evidence, place: int) -> float:
-    passage = evidence.passages[place]
-    held = frozenset(content(f"{passage.title} {passage.heading} {passage.text}"))
-    missing = [float(weight) for term, weight in zip(want.terms, want.idf, strict=True) if term not in held]
-    return max(missing, default=0.0)

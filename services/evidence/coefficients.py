@@ -40,5 +40,10 @@ ABSTENTION = {
     "top_dense": 3.0,
     "dense_margin": 2.0,
     "agreement": 0.5,
+    "best_bigrams": 0.0,
+    "top_recall": 0.0,
+    "mean_recall": 0.0,
+    "focus_recall": 0.0,
+    "focus_weight": 0.0,
 }
 ABSTAIN_BELOW = 0.25

@@ -1,7 +1,8 @@
 """Which sentences make the answer, and in which order. Pure.
 
-A fact needs the one sentence that holds it, and a second one only when the first is not clearly the best. An
-explanation or a procedure needs the run of sentences around the best one, as it stands in the passage.
+A fact needs the one sentence that holds it, and a second one only when the first is not clearly the best; a
+question for a judgement nearly always gets both. A definition, a reason or a procedure needs the run of sentences
+that begins with the best one, as it stands in the passage.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from services.evidence.citations import Pick
 from services.evidence.question import asked
 from services.evidence.scoring import Sentence
 
-_RUN = {"definition": 3, "procedure": 4, "reason": 3, "other": 3}  # sentences in a row at most; facts: 1
+_RUN = {"definition": 3, "procedure": 4, "reason": 3}  # sentences in a row at most
 _RUN_WORDS = 120  # and words
-_SECOND_GAP = 0.35  # log-odds: a fact's second sentence is this close to the first
+_FACT_GAP = 1.0  # log-odds: a fact's second sentence is this close to the first
+_WIDE_GAP = 3.0  # the same for a question that asks for a judgement or gives no cue
+_WIDE = ("yes_no", "other")
 _NEVER_IN_A_RUN = ("heading",)
 
 
@@ -25,10 +28,13 @@ def pick(question: str, found: Sequence[Sentence], logit: Float32) -> tuple[Pick
     """The answer's spans in reading order: the best passage first, inside a passage as the text runs."""
     if not found:
         return ()
+    kind = asked(question)
     order = np.argsort(-logit, kind="stable").tolist()
-    rows = _run(found, order[0], _RUN.get(asked(question), 1))
-    if len(rows) == 1:
-        rows = [row for row in order[:2] if logit[order[0]] - logit[row] <= _SECOND_GAP]
+    if kind in _RUN:
+        rows = _run(found, order[0], _RUN[kind])
+    else:
+        gap = _WIDE_GAP if kind in _WIDE else _FACT_GAP
+        rows = [row for row in order[:2] if logit[order[0]] - logit[row] <= gap]
     first = found[order[0]].place
     rows.sort(key=lambda row: (found[row].place != first, found[row].place, found[row].start))
     return tuple(Pick(found[row].place, found[row].start, found[row].end, found[row].kind) for row in rows)

@@ -76,6 +76,15 @@ class Wanted:
         held = sum(float(weight) for term, weight in zip(self.terms, self.idf, strict=True) if term in terms)
         return held / total if total > 0 else 0.0
 
+    def without(self, terms: frozenset[str]) -> Wanted:
+        """The same question less those terms."""
+        kept = [row for row, term in enumerate(self.terms) if term not in terms]
+        return Wanted(self.text, tuple(self.terms[row] for row in kept), self.idf[kept])
+
+    def heaviest(self) -> float:
+        """The highest idf, 0 without terms."""
+        return float(self.idf.max()) if len(self.idf) else 0.0
+
 
 def wanted(question: str, candidates: Candidates) -> Wanted:
     """The question's distinct terms, weighed by how rare they are among its candidates."""

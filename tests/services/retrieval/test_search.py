@@ -1,18 +1,8 @@
 """Both legs over a real table, against brute force over the same rows."""
 
-import asyncio
-from collections import Counter
-from dataclasses import replace
-
 import numpy as np
-import pytest
 
-from services.contracts import Comparison, Question
-from services.embedding.queries import QueryEncoder
-from services.retrieval.search import LocalRetriever
-from services.settings import Retrieval
-from tenants.errors import Unavailable
-from tests.services.retrieval.conftest import Row, publish, unit
+from tests.services.retrieval.conftest import unit
 
 DIMENSION = 16
 WORDS = [f"word{number}" for number in range(40)]
