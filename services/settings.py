@@ -104,9 +104,11 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     topology: Literal["single", "split"] = "single"  # single: the gateway's process also retrieves
     haproxy: bool = True
+    encoder_gpus: float = Field(default=1, gt=0, le=1)  # share of a GPU per encoder of an index job, where there are any
     cpu_threads: int | None = None  # of one encoder; default: the machine's cores
     device: Literal["auto", "cpu", "cuda"] = "auto"
     request_timeout_s: float = 30
+    write_timeout_s: float = 300  # of small batches, erasures, deletions: what writes an index
     gateway_slots: int = Field(default=8, ge=1)  # questions at work at once in one gateway replica: ~4 per core
     gateway: Replicas = Replicas()
     retriever: Replicas = Replicas()

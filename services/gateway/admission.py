@@ -14,28 +14,24 @@ from services.gateway.context import RequestContext
 from services.gateway.ports import Platform
 
 
+def counted(platform: Platform, access: Access, request: Request) -> None:
+    """Count the request against the tenant's rate; its headers go out with any answer. Raises `QuotaExceeded`."""
+    if access.key_id == OPERATOR:
+        return
+    decision = platform.limits.request(access.scope.uid, access.scope.config.quotas)
+    RequestContext.of(request.scope).headers.update(decision.headers())
+    decision.enforce()
+
+
 @asynccontextmanager
-async def admitted(platform: Platform, access: Access, context: RequestContext) -> AsyncIterator[None]:
+async def admitted(platform: Platform, access: Access) -> AsyncIterator[None]:
     """Hold one of the tenant's places and one slot of the platform while a question is at work.
 
-    Raises `QuotaExceeded`, `Overloaded`, `DeadlineExceeded`. The headers of the rate go out with any answer.
+    Enter it once the body is read: a client that sends slowly must not hold what others wait for. Raises
+    `QuotaExceeded`, `Overloaded`, `DeadlineExceeded`.
     """
-    _spend(platform, access, context)
     left = deadline.remaining_s()
     with platform.limits.running(access.scope.uid, access.scope.config.quotas):
         async with platform.gate.admit(access.scope.uid, timeout_s=None if math.isinf(left) else left) as waited_s:
             platform.metrics.stage(access.scope.tenant, "queue", waited_s)
             yield
-
-
-def counted(platform: Platform, access: Access, request: Request) -> None:
-    """Only the rate: for routes that hold no shared stage. Raises `QuotaExceeded`."""
-    _spend(platform, access, RequestContext.of(request.scope))
-
-
-def _spend(platform: Platform, access: Access, context: RequestContext) -> None:
-    if access.key_id == OPERATOR:
-        return
-    decision = platform.limits.request(access.scope.uid, access.scope.config.quotas)
-    context.headers.update(decision.headers())
-    decision.enforce()

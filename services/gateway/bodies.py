@@ -12,6 +12,7 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
+from services import deadline
 from services.contracts import Question
 from services.gateway.problems import from_pydantic
 from services.retrieval.filters import parse_filter
@@ -156,7 +157,9 @@ async def read_body(request: Request, model: type[BodyT]) -> BodyT:
 
     Raises `Malformed` for what is no JSON, `InvalidInput` naming every bad field, `TooLarge` over the limit.
     """
-    return parse_body(await request.body(), model)
+    async with deadline.enforced():
+        raw = await request.body()
+    return parse_body(raw, model)
 
 
 def parse_body(raw: bytes, model: type[BodyT]) -> BodyT:

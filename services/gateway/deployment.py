@@ -7,8 +7,10 @@ that a question crosses no process at all; in `split` it is reached through a ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -42,6 +44,8 @@ from tenants.store import KeyCache, Store
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
 _USE_FLUSH_S = 60.0
+_EXPIRY_S = 3_600.0
+_log = logging.getLogger("fathom.gateway")
 
 
 class RayMetrics:
@@ -82,7 +86,11 @@ class Gateway:
         self._platform = assemble(
             settings, RemoteIndexer(indexer), submitter(settings), _retriever(settings, retriever)
         )
-        self._flush = asyncio.get_running_loop().create_task(_flush_key_use(self._platform.keys))
+        loop = asyncio.get_running_loop()
+        self._chores = (
+            loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),
+            loop.create_task(_every(_EXPIRY_S, partial(expire_texts, self._platform.store, self._platform.audit))),
+        )
 
     def __serve_build_asgi_app__(self) -> Any:
         """Serve asks for the application once the constructor is done."""
@@ -158,7 +166,18 @@ def _retriever(settings: Settings, handle: DeploymentHandle | None) -> Retriever
     return RemoteRetriever(handle) if handle is not None else open_retriever(settings)
 
 
-async def _flush_key_use(keys: KeyCache) -> None:
+def expire_texts(store: Store, audit: AuditReader) -> None:
+    """Drop the audit's texts that are older than their tenant keeps them."""
+    now_ms = time.time_ns() // 1_000_000
+    for tenant in store.list_tenants():
+        audit.expire(tenant.uid, tenant.config.audit.retention_days, now_ms)
+
+
+async def _every(seconds: float, chore: Callable[[], None]) -> None:
+    """Run a chore beside the requests; an outage of the store only puts it off."""
     while True:
-        await asyncio.sleep(_USE_FLUSH_S)
-        await asyncio.to_thread(keys.flush_use)
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.to_thread(chore)
+        except FathomError as error:
+            _log.warning("a chore was put off: %s", error.detail)

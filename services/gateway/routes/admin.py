@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from services import deadline
 from services.gateway import bodies, replies
 from services.gateway.auth import admin
 from services.gateway.http import ADMIN_ERRORS, accepts, answers, iso, reply
@@ -77,6 +78,7 @@ async def update_tenant(request: Request, platform: Operator, tenant: str) -> Re
 @router.delete("/{tenant}", responses=answers(replies.TenantDeleted, errors=ADMIN_ERRORS))
 async def delete_tenant(platform: Operator, tenant: str) -> Response:
     """Remove the tenant: first it is closed, then its data and audit go, last its row. Safe to repeat."""
+    deadline.start(platform.settings.write_timeout_s)
     found = await asyncio.to_thread(platform.store.get_tenant, tenant)
     await asyncio.to_thread(platform.store.set_state, found.name, "deleting")
     scope = TenantScope(found.name, found.uid, found.config, platform.settings.root)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from services import deadline
 from services.gateway import bodies, replies
 from services.gateway.admission import counted
 from services.gateway.auth import Access, may, platform_of
@@ -50,8 +51,7 @@ async def list_documents(
 )
 async def add_documents(request: Request, access: Writer) -> Response:
     """Index a small batch; it is visible to search when this returns."""
-    platform = platform_of(request)
-    counted(platform, access, request)
+    platform = _writing(request, access)
     rows, uploads, collection = await _batch(request, platform)
     await _within_quota(platform, access, len(rows) + len(uploads))
 
@@ -73,8 +73,7 @@ async def read_document(request: Request, access: Reader, document_id: str) -> R
 @router.delete("/documents/{document_id:path}", responses=answers(replies.IndexVersion, errors=_WRITE_ERRORS))
 async def delete_document(request: Request, access: Writer, document_id: str) -> Response:
     """Take a document out of the next version; older versions keep it until `erase`."""
-    platform = platform_of(request)
-    counted(platform, access, request)
+    platform = _writing(request, access)
     wanted = bodies.checked_id(document_id, "/document_id")
     return reply(await platform.indexer.delete(access.scope, wanted))
 
@@ -94,8 +93,7 @@ async def list_versions(request: Request, access: Reader) -> Response:
 )
 async def roll_back(request: Request, access: Owner) -> Response:
     """Publish an earlier version again; erased documents do not come back."""
-    platform = platform_of(request)
-    counted(platform, access, request)
+    platform = _writing(request, access)
     body = await bodies.read_body(request, bodies.RollbackBody)
 
     async def flip() -> Response:
@@ -111,8 +109,7 @@ async def roll_back(request: Request, access: Owner) -> Response:
 )
 async def erase(request: Request, access: Owner) -> Response:
     """Remove documents from every version and from the audit's text, for good."""
-    platform = platform_of(request)
-    counted(platform, access, request)
+    platform = _writing(request, access)
     body = await bodies.read_body(request, bodies.EraseBody)
     wanted = [bodies.checked_id(raw, f"/documents/{number}") for number, raw in enumerate(body.documents)]
 
@@ -122,6 +119,14 @@ async def erase(request: Request, access: Owner) -> Response:
         return reply(outcome)
 
     return await once(request, access.scope.uid, remove)
+
+
+def _writing(request: Request, access: Access) -> Platform:
+    """Count the request, and give it the time that writing an index takes."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    deadline.start(platform.settings.write_timeout_s)
+    return platform
 
 
 async def _batch(request: Request, platform: Platform) -> tuple[list[dict[str, Any]], list[Upload], str]:

@@ -13,9 +13,8 @@ from fastapi.responses import Response, StreamingResponse
 from services import deadline, query
 from services.contracts import Question
 from services.gateway import bodies, replies, sse
-from services.gateway.admission import admitted
+from services.gateway.admission import admitted, counted
 from services.gateway.auth import Access, may, platform_of
-from services.gateway.context import RequestContext
 from services.gateway.http import JSON, accepts, answers, failures, reply
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
@@ -36,12 +35,12 @@ _STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 async def search(request: Request, access: Asker, group_by: Grouping = None) -> Response:
     """Rank the tenant's passages for a question."""
     platform = platform_of(request)
-    async with admitted(platform, access, RequestContext.of(request.scope)):
-        body = await bodies.read_body(request, bodies.SearchBody)
-        question = _question(body, group_by, platform)
-        async with deadline.enforced():
-            scope = await platform.catalogue.pinned(access.scope)
-            result = search_json(await query.search(question, scope, platform.steps, access.caller))
+    counted(platform, access, request)
+    body = await bodies.read_body(request, bodies.SearchBody)
+    question = _question(body, group_by, platform)
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        result = search_json(await query.search(question, scope, platform.steps, access.caller))
     _observe(platform, scope, result)
     return reply(result)
 
@@ -54,10 +53,11 @@ async def search(request: Request, access: Asker, group_by: Grouping = None) -> 
 async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Response:
     """Answer a question from the tenant's documents, with citations; `stream` sends server-sent events."""
     platform = platform_of(request)
+    counted(platform, access, request)
+    body = await bodies.read_body(request, bodies.QueryBody)
+    question = _question(body, group_by, platform)
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(admitted(platform, access, RequestContext.of(request.scope)))
-        body = await bodies.read_body(request, bodies.QueryBody)
-        question = _question(body, group_by, platform)
+        await stack.enter_async_context(admitted(platform, access))
         scope = await platform.catalogue.pinned(access.scope)
         if body.stream:
             return await _stream(question, scope, platform, access, stack)
@@ -70,6 +70,7 @@ async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Res
 @router.get("/queries/{query_id}", responses=answers(replies.AuditReply))
 async def audit_record(request: Request, access: Asker, query_id: str) -> Response:
     """The audit record of one of this tenant's queries."""
+    counted(platform_of(request), access, request)
     audit = platform_of(request).audit
     return reply(await asyncio.to_thread(audit.read, access.scope.uid, _known_query(query_id)))
 
@@ -83,6 +84,7 @@ async def audit_record(request: Request, access: Asker, query_id: str) -> Respon
 async def feedback(request: Request, access: Asker) -> Response:
     """Judge an answer: a rating, or chunks that were clicked, relevant or irrelevant."""
     platform = platform_of(request)
+    counted(platform, access, request)
     body = await bodies.read_body(request, bodies.FeedbackBody)
 
     async def keep() -> Response:

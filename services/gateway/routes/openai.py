@@ -14,7 +14,6 @@ from services.contracts import Float32
 from services.gateway import bodies, replies
 from services.gateway.admission import admitted, counted
 from services.gateway.auth import Access, may, platform_of
-from services.gateway.context import RequestContext
 from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
 from tenants.errors import InvalidInput
 
@@ -42,15 +41,15 @@ async def list_models(request: Request, access: Asker) -> Response:
 async def embed(request: Request, access: Asker) -> Response:
     """Unit vectors by the tenant's embedder; `fathom` names it too."""
     platform = platform_of(request)
-    async with admitted(platform, access, RequestContext.of(request.scope)):
-        body = await bodies.read_body(request, bodies.EmbeddingsBody)
-        texts = [body.input] if isinstance(body.input, str) else body.input
-        own = access.scope.config.embedder
-        if body.model not in (FATHOM, own):
-            raise InvalidInput.field("/model", f"this tenant's model is {own} (or {FATHOM})")
-        async with deadline.enforced():
-            vectors = await platform.steps.retriever.embed(own, texts)
-            tokens = await platform.count_tokens(own, texts)
+    counted(platform, access, request)
+    body = await bodies.read_body(request, bodies.EmbeddingsBody)
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    own = access.scope.config.embedder
+    if body.model not in (FATHOM, own):
+        raise InvalidInput.field("/model", f"this tenant's model is {own} (or {FATHOM})")
+    async with admitted(platform, access), deadline.enforced():
+        vectors = await platform.steps.retriever.embed(own, texts)
+        tokens = await platform.count_tokens(own, texts)
     if body.dimensions not in (None, vectors.shape[1]):
         raise InvalidInput.field("/dimensions", f"this embedder gives {vectors.shape[1]} dimensions")
     data = [
