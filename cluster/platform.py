@@ -103,7 +103,7 @@ def read_record(data_dir: str) -> PlatformInfo | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        raise IntegrityError(f"{path} is not a platform record; run `fathom down`, or delete it") from None
+        raise IntegrityError(f"{path} is not a platform record; delete it and start again") from None
 
 
 def write_record(info: PlatformInfo) -> None:
