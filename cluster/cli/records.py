@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from cluster.cli.client import connect
 from services.control_plane import open_control_plane
 from services.settings import Settings
+from tenants.database import Database
 
 
 def read_record(settings: Settings, tenant: str, query_id: str) -> dict[str, Any]:
@@ -15,9 +17,9 @@ def read_record(settings: Settings, tenant: str, query_id: str) -> dict[str, Any
 
 
 def verify_chain_of(settings: Settings, tenant: str) -> dict[str, Any]:
-    """`{"intact", "records", "faults"}` over every record of the tenant, from the first to the last."""
-    from services.audit.log import open_audit_log
+    """`{intact, writers, records, texts, texts_gone, faults}` over all of the tenant's records."""
+    from services.audit.reading import AuditReader
 
     uid = open_control_plane(settings).get_tenant(tenant).uid
-    log = open_audit_log(settings.audit_url)
-    return log.verify_chain(uid)
+    report = AuditReader(Database(settings.audit_url)).verify_chain(uid)
+    return {"intact": report.intact, **asdict(report)}
