@@ -1,0 +1,157 @@
+"""The application in Ray Serve behind HAProxy, for real, in the split topology: Gateway → Retriever, Indexer.
+
+The single topology is what every other cluster test asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster import processes
+from cluster.local import down, up
+from cluster.platform import PlatformInfo
+from services.control_plane import operator_key
+from services.settings import Replicas, Settings
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+DOCUMENTS = [
+    {"id": "paris", "text": "Paris is the capital of France. It lies on the Seine.", "metadata": {"kind": "city"}},
+    {"id": "rome", "text": "Rome is the capital of Italy. It lies on the Tiber.", "metadata": {"kind": "city"}},
+]
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PlatformInfo, httpx.Client]]:
+    settings = Settings(
+        data_dir=str(tmp_path_factory.mktemp("split")),
+        port=0,
+        topology="split",
+        gateway=Replicas(max_ongoing=32, max_queued=32),
+    )
+    try:
+        info = up(settings)
+        headers = {"Authorization": f"Bearer {operator_key(settings)}"}
+        with httpx.Client(base_url=info.url, headers=headers, timeout=60, trust_env=False) as client:
+            client.post("/admin/v1/tenants", json={"name": "acme"}).raise_for_status()
+            client.post("/t/acme/v1/documents", json={"documents": DOCUMENTS}).raise_for_status()
+            yield info, client
+    finally:
+        down(settings.data_dir)
+
+
+def test_what_is_indexed_is_found_and_cited(split) -> None:
+    _, client = split
+    found = client.post("/t/acme/v1/search", json={"query": "capital of Italy"}).json()
+    assert [hit["document_id"] for hit in found["results"]] == ["rome", "paris"]
+    answer = client.post("/t/acme/v1/query", json={"query": "What is the capital of Italy?"}).json()
+    assert answer["citations"][0]["quote"] in DOCUMENTS[1]["text"]
+    assert client.get(f"/t/acme/v1/queries/{answer['query_id']}").status_code == 200
+    wanted = {"field": "document_id", "op": "eq", "value": "paris"}
+    filtered = client.post("/t/acme/v1/search", json={"query": "capital of Italy", "filter": wanted}).json()
+    assert [hit["document_id"] for hit in filtered["results"]] == ["paris"]
+    page = client.get("/t/acme/v1/documents").json()
+    assert [(row["id"], row["metadata"]) for row in page["documents"]] == [
+        ("paris", {"kind": "city"}),
+        ("rome", {"kind": "city"}),
+    ]
+
+
+def test_a_stream_arrives_event_by_event(split) -> None:
+    _, client = split
+    body = {"query": "What is the capital of Italy?", "stream": True}
+    with client.stream("POST", "/t/acme/v1/query", json=body) as answer:
+        lines = list(answer.iter_lines())
+    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+    assert (names[0], names[-1]) == ("evidence", "answer")
+    last = json.loads([line for line in lines if line.startswith("data: ")][-1].removeprefix("data: "))
+    assert last["grounded"] in ("full", "partial")
+
+
+def test_keys_ids_and_limits_hold_behind_haproxy(split) -> None:
+    info, client = split
+    with httpx.Client(base_url=info.url, timeout=60, trust_env=False) as stranger:
+        refused = stranger.post("/t/acme/v1/search", json={"query": "x"}, headers={"X-Request-Id": "mine-1"})
+        large = stranger.post("/t/acme/v1/documents", content=b"x" * (33 * 1024 * 1024))
+    assert (refused.status_code, refused.headers["x-request-id"]) == (401, "mine-1")
+    assert refused.json()["request_id"] == "mine-1"
+    assert large.status_code == 413
+    hostile = client.get("/livez", headers={"X-Request-Id": "a b"})
+    assert hostile.headers["x-request-id"].startswith("req_")
+
+
+def test_only_loopback_listens(split) -> None:
+    info, _ = split
+    ours = {member.pid for member in processes.members(info.id)}
+    listed = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        if any(f"pid={pid}," in line for pid in ours):
+            assert "127.0.0.1" in line.split()[3], line
+
+
+def test_overload_is_refused_in_the_contracts_words(split) -> None:
+    info, client = split
+    headers = dict(client.headers)
+
+    def ask(_: int) -> httpx.Response:
+        with httpx.Client(base_url=info.url, headers=headers, timeout=60, trust_env=False) as one:
+            return one.post("/t/acme/v1/query", json={"query": "What is the capital of Italy?"})
+
+    with ThreadPoolExecutor(120) as pool:
+        answers = list(pool.map(ask, range(120)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 0 < len(refused) < len(answers)
+    for answer in refused:
+        assert answer.status_code == 503
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["retryable"] is True
+
+
+def test_a_killed_gateway_answers_503_and_comes_back(split) -> None:
+    info, client = split
+    gateways = [each for each in processes.members(info.id) if "Gateway" in _command(each.pid)]
+    done = threading.Event()
+    odd: list[object] = []
+
+    def keep_asking() -> None:
+        with httpx.Client(base_url=info.url, headers=dict(client.headers), timeout=60, trust_env=False) as one:
+            while not done.wait(0.05):
+                answer = one.post("/t/acme/v1/search", json={"query": "capital of Italy"})
+                if answer.status_code != 200 and answer.headers["content-type"] != "application/problem+json":
+                    odd.append((answer.status_code, answer.text))
+
+    asker = threading.Thread(target=keep_asking)
+    asker.start()
+    os.kill(gateways[0].pid, signal.SIGKILL)
+    limit = time.monotonic() + 240
+    try:
+        while _gateway(info) in (None, gateways[0].pid) or client.get("/readyz").status_code != 200:
+            assert time.monotonic() < limit, "the gateway did not come back"
+    finally:
+        done.set()
+        asker.join()
+    assert odd == []
+    assert client.post("/t/acme/v1/search", json={"query": "capital of Italy"}).status_code == 200
+
+
+def _gateway(info: PlatformInfo) -> int | None:
+    return next((each.pid for each in processes.members(info.id) if "Gateway" in _command(each.pid)), None)
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
