@@ -13,17 +13,25 @@ from services.contracts import Candidates, Float32, Fusion, Question, Retriever
 from services.retrieval.fusion import FusionProfile, best_cosine, blend, fuse
 from services.retrieval.learning import WEIGHTS, Float64, corpus_profile, cross_fitted, fit_profile
 from services.retrieval.search import sample_texts
-from tenants.scope import TenantScope
+from tenants.corpus import release as releases
+from tenants.corpus.lease import acquire
+from tenants.errors import NotFound
+from tenants.scope import Release, TenantScope
 
 SAMPLE_CHUNKS = 1_000
+LEASE_WAIT_S = 10.0
 K = 10
 
 
 def learn_profile(scope: TenantScope) -> Mapping[str, Any]:
     """The profile entries of the version that the scope is pinned to; what `jobs.indexing.commit` calls.
 
-    Reads a fixed sample of chunks, evenly spread over the table: milliseconds, and the same for the same rows.
+    Reads a fixed sample of chunks, evenly spread over the table: milliseconds, and the same for the same rows. A
+    profile that was fitted to labels stays: documents that come and go do not outweigh the tenant's own questions.
     """
+    known = scope.release.profile.get("fusion") if scope.release else None
+    if known and known["source"] == "labels":
+        return {"fusion": known}
     return {"fusion": corpus_profile(sample_texts(scope, SAMPLE_CHUNKS)).to_json()}
 
 
@@ -97,6 +105,19 @@ def learn_from_labels(judged: Sequence[Judged]) -> Learned:
         labels=average(cross_fitted(curves, cosines).tolist()),
         weight_free=average([item.weight for item in judged]),
     )
+
+
+def adopt(scope: TenantScope, profile: FusionProfile) -> Release:
+    """Publish the serving version anew with this profile; the rows stay as they are, a rollback undoes it.
+
+    Raises `InFlight` while another writer is at work, `NotFound` when nothing is published.
+    """
+    with acquire(scope, "fusion", wait_s=LEASE_WAIT_S) as lease:
+        serving = releases.current(scope)
+        if serving is None:
+            raise NotFound("the tenant has no published index; index documents first")
+        learned = {**serving.profile, "fusion": profile.to_json()}
+        return releases.publish(scope, replace(serving, profile=learned), lease)
 
 
 def with_profile(scope: TenantScope, profile: FusionProfile) -> TenantScope:

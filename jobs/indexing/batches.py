@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from jobs.evaluation.fusion_learning import learn_profile
 from jobs.indexing.commit import Work, commit, prepare_table
 from jobs.indexing.driver import INDEX_BYTES, current_line, make_context
 from jobs.indexing.job import DEFAULT_COLLECTION, Receipt
@@ -212,7 +213,7 @@ def _commit_group(group: Sequence[_Batch]) -> Release | None:
     work = replace(first.work, receipts=receipts, removed=removed)
     left = max(batch.deadline for batch in group) - time.monotonic()
     with acquire(first.scope, work.job_id, wait_s=max(0.0, left)) as lease:
-        return commit(first.scope, work, lease).release
+        return commit(first.scope, work, lease, learn_profile).release
 
 
 @contextmanager

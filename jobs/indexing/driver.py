@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jobs.evaluation.fusion_learning import learn_profile
 from jobs.indexing.commit import Committed, Learn, Work, commit, prepare_table
 from jobs.indexing.job import Counts, IndexJob, JobResult, Plan, Progress, Receipt
 from jobs.indexing.manifest import load_manifest
@@ -110,7 +111,7 @@ def run_job(
     settings: Settings,
     process: Process,
     listener: Listener | None = None,
-    learn: Learn | None = None,
+    learn: Learn | None = learn_profile,
 ) -> JobResult:
     """Run, or go on with, the job; the same id never does the same work twice.
 

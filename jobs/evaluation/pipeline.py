@@ -1,0 +1,168 @@
+"""Many labelled questions through the line that serves one: figures, latencies, and a run in MLflow.
+
+`evaluate` asks in process, one question after another (so that a latency is one question's), grouped by document,
+at the version that is published when it starts. Questions of an evaluation are not a tenant's: nothing is audited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jobs.evaluation.datasets import Dataset
+from jobs.evaluation.metrics import mean, per_query
+from jobs.tracking import run
+from services.contracts import AuditRecord, Caller, Question, RerankChoice
+from services.query import Steps, answer, search
+from services.result import SearchResult
+from services.settings import Settings
+from tenants.corpus.release import pinned
+from tenants.errors import InvalidInput
+from tenants.scope import TenantScope
+
+EXPERIMENT = "fathom/evaluation"
+DEEP = 100
+_CALLER = Caller("evaluation", "evaluation")
+
+
+class Unrecorded:
+    """contracts.AuditLog that keeps nothing."""
+
+    async def append(self, scope: TenantScope, record: AuditRecord) -> None:
+        """Nothing of an evaluation is a tenant's query."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to ask: how to rerank, the cut-off `k`, the first `limit` questions, with answers or not."""
+
+    rerank: RerankChoice = "auto"
+    depth: int | None = None
+    k: int = 10
+    limit: int | None = None
+    answers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question's outcome: documents best first, cross-encoder pairs, wall milliseconds, the answer's state."""
+
+    documents: tuple[str, ...]
+    pairs: int
+    latency_ms: float
+    grounded: str | None = None
+
+
+def evaluate(
+    dataset: Dataset,
+    scope: TenantScope,
+    steps: Steps,
+    settings: Settings,
+    plan: Plan,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The `eval` document of CONTRACT section 2. Raises `InvalidInput` without a question or a published index."""
+    scope = pinned(scope)
+    queries = dict(list(dataset.queries.items())[: plan.limit])
+    if not queries:
+        raise InvalidInput("there is no judged question; check that both files speak of the same query ids")
+    if scope.release is None:
+        raise InvalidInput("the tenant has no published index; index documents first")
+    with run(settings, EXPERIMENT, _params(dataset, scope, plan, len(queries))) as tracked:
+        asked = asyncio.run(_ask_all(queries, scope, replace(steps, audit=Unrecorded()), plan, progress))
+        report = report_of(asked, dataset, plan)
+        tracked.metrics({name.replace("@", "_at_"): value for name, value in report["metrics"].items()})
+        tracked.metrics({f"latency_{name}_ms": value for name, value in report["latency_ms"].items()})
+        tracked.document({"dataset": dataset.digest, **report}, "evaluation.json")
+        tracked.figure(figure_of(asked, dataset, plan.k), "evaluation.png")
+        return {**report, "run_id": tracked.wait_for_id()}
+
+
+def report_of(asked: Mapping[str, Asked], dataset: Dataset, plan: Plan) -> dict[str, Any]:
+    """Metrics, cost and latencies of what was asked; ties cannot occur, a list's order is its ranking."""
+    grades = {query: dataset.judgements[query] for query in asked}
+    lists = _run_of(asked)
+    cuts = {f"ndcg@{plan.k}": plan.k, f"recall@{DEEP}": DEEP, f"mrr@{plan.k}": plan.k, f"map@{DEEP}": DEEP}
+    latency = np.percentile([item.latency_ms for item in asked.values()], [50, 95, 99])
+    report: dict[str, Any] = {
+        "metrics": {name: round(mean(lists, grades, name.split("@")[0], cut), 6) for name, cut in cuts.items()},
+        "queries": len(asked),
+        "pairs_per_query": float(np.mean([item.pairs for item in asked.values()])),
+        "latency_ms": dict(zip(("p50", "p95", "p99"), np.round(latency, 3).tolist(), strict=True)),
+    }
+    if plan.answers:
+        states = [item.grounded for item in asked.values()]
+        report["answers"] = {state: states.count(state) for state in ("full", "partial", "abstained")}
+    return report
+
+
+def figure_of(asked: Mapping[str, Asked], dataset: Dataset, k: int) -> Figure:
+    """Two histograms: nDCG@k by question, and latency."""
+    grades = {query: dataset.judgements[query] for query in asked}
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(list(per_query(_run_of(asked), grades, "ndcg", k).values()), bins=20, range=(0, 1), color="#3b6ea5")
+    left.set(xlabel=f"nDCG@{k}", ylabel="questions", title="Quality by question")
+    right.hist([item.latency_ms for item in asked.values()], bins=30, color="#3b6ea5")
+    right.set(xlabel="milliseconds", ylabel="questions", title="Latency")
+    return figure
+
+
+async def _ask_all(
+    queries: Mapping[str, str],
+    scope: TenantScope,
+    steps: Steps,
+    plan: Plan,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Asked]:
+    asked: dict[str, Asked] = {}
+    for number, (query, text) in enumerate(queries.items(), 1):
+        asked[query] = await _ask(text, scope, steps, plan)
+        if progress is not None:
+            progress(number, len(queries))
+    return asked
+
+
+async def _ask(text: str, scope: TenantScope, steps: Steps, plan: Plan) -> Asked:
+    question = Question(text, top_k=DEEP, rerank=plan.rerank, depth=plan.depth, group_by="document")
+    began = time.perf_counter()
+    found = await search(question, scope, steps, _CALLER)
+    latency_ms = (time.perf_counter() - began) * 1000
+    grounded = None
+    if plan.answers:
+        reply = await answer(replace(question, top_k=10, group_by=None), scope, steps, _CALLER)
+        grounded = reply.draft.grounded
+    return Asked(_documents(found), found.ranked.pairs, latency_ms, grounded)
+
+
+def _documents(found: SearchResult) -> tuple[str, ...]:
+    return tuple(hit.passage.document_id for hit in found.results)
+
+
+def _run_of(asked: Mapping[str, Asked]) -> dict[str, dict[str, float]]:
+    return {query: _scores(item.documents) for query, item in asked.items()}
+
+
+def _scores(documents: Sequence[str]) -> dict[str, float]:
+    return {document: -float(rank) for rank, document in enumerate(documents)}
+
+
+def _params(dataset: Dataset, scope: TenantScope, plan: Plan, queries: int) -> dict[str, object]:
+    release = scope.release
+    assert release is not None
+    return {
+        **asdict(plan),
+        "tenant": scope.uid,
+        "index_version": release.version,
+        "fingerprint": release.fingerprint,
+        "embedder": release.embedder,
+        "chunks": release.chunks,
+        "dataset_digest": dataset.digest,
+        "queries": queries,
+    }
