@@ -32,6 +32,7 @@ LENGTH_MULTIPLE = 8
 # computes the same model in bf16 or fp32; the vectors agree within the fidelity that compile.py demands.
 PRECISION_RECIPE = "int8 1"
 INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"})
+CPU_INFO = Path("/proc/cpuinfo")
 GPU_NODES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/kfd")
 FINGERPRINT_CHARS = 32
 
@@ -173,18 +174,12 @@ def _gpu_here() -> bool:
     return gpu_available()
 
 
-def cpu_precision() -> str:
+def cpu_precision(cpu_info: Path = CPU_INFO) -> str:
     """int8 where the processor multiplies int8 natively, float elsewhere: without it int8 is slower and saturates."""
-    flags = _cpu_flags()
-    return "int8" if flags & INT8_FLAGS else "float"
-
-
-def _cpu_flags() -> frozenset[str]:
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return frozenset()
-    lines = (line for line in info.read_text("utf-8").splitlines() if line.startswith(("flags", "Features")))
-    return frozenset(next(lines, "").split())
+    if not cpu_info.is_file():
+        return "float"
+    lines = (line for line in cpu_info.read_text("utf-8").splitlines() if line.startswith(("flags", "Features")))
+    return "int8" if INT8_FLAGS.intersection(next(lines, "").split()) else "float"
 
 
 def _fingerprint(folder: ModelFolder, recipe: Recipe) -> str:

@@ -1,7 +1,7 @@
 """Runs an encoder graph on the CPU with OpenVINO. Thread-safe: each call takes its own request from a pool.
 
-Two compiled views share one set of weights in memory: `bulk` for many texts, all threads in one request at a
-time; `single` with its own request for short questions, so that a question never waits in line behind a batch.
+One stream over all threads: on few cores that beats several streams for a batch, and gives a single question every
+core. Calls that meet take turns batch by batch, so that a question waits for one batch of a long call, not for all.
 """
 
 from __future__ import annotations
