@@ -44,7 +44,8 @@ from tenants.scope import Release, TenantScope
 EXACT_ROWS = 10_000  # up to here one pass over all vectors is faster than the index, and exact
 EAGER_ROWS = 2_000  # up to here rows are loaded with the first question, larger versions after a few
 WARM_USES = 3
-SPARE = 1.2  # the index orders by quantised vectors: some more rows are taken and put right by exact cosines
+PROBES = 24  # partitions read, and rows compared exactly per row wanted, where the release does not say
+REFINE = 2
 BYTES_PER_ROW = 4_096  # a generous guess of a chunk's columns, before they are loaded
 
 _LANCE_ERRORS = (RuntimeError, ValueError, OSError)
@@ -143,10 +144,16 @@ class LocalRetriever:
         if corpus.rows is not None and len(corpus.rows.ids) <= EXACT_ROWS:
             allowed = None if where is None else await self._allowed(corpus, where)
             return await asyncio.to_thread(corpus.rows.nearest, query, depth, allowed)
-        search = corpus.table.query().nearest_to(query).limit(round(depth * SPARE)).ef(2 * depth)
+        index = corpus.release.profile.get("vector_index", {})
+        refine = int(index.get("refine") or REFINE)
+        search = corpus.table.query().nearest_to(query).nprobes(int(index.get("probes") or PROBES)).ef(2 * depth)
+        # With the rows in memory the exact cosines cost nothing; else the index reads and compares them itself.
+        search = search.limit(refine * depth) if corpus.rows else search.limit(depth).refine_factor(refine)
         if where is not None:
             search = search.where(where)
         found = await search.select([ROW_ID, "_distance"]).to_arrow()
+        if corpus.rows is not None:
+            return corpus.rows.best_of(_row_ids(found), query, depth)
         return Leg(_row_ids(found), -found["_distance"].to_numpy().astype(np.float32))
 
     async def _allowed(self, corpus: Corpus, where: str) -> Int64:
