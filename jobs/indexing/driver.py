@@ -156,6 +156,7 @@ def _work(
         receipts = tuple(load_receipts(objects, job.folder)) if plan.shards else ()
         rate = plan.bytes / max(time.perf_counter() - began, 1e-9) if plan.shards and not ledger.resumed else None
         work = Work(job.job_id, line, receipts, load_gone(job.folder, objects), plan.roots, rate)
+        releases.repair(scope, lease)
         before = _published_before(scope, job)
         done = Committed(before, changed=True) if before else commit(scope, work, lease, learn)
     ledger.spend(done.seconds)

@@ -89,7 +89,7 @@ def _encoders(settings: Settings) -> tuple[int, float]:
     """(encoders, GPUs of each): one a GPU where there are any, else one a node, as each uses all of its cores."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if gpus and settings.device != "cpu":
-        return gpus, 1.0
+        return gpus, settings.encoder_gpus
     nodes = sum(bool(node["Alive"]) and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
     return max(1, nodes), 0.0
 

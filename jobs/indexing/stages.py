@@ -21,6 +21,7 @@ from jobs.indexing.job import Receipt
 from jobs.indexing.parse import parse_batch
 from jobs.indexing.plan import load_shard
 from jobs.indexing.write import write_shard
+from services.embedding.encoder import describe_encoder
 from services.settings import Limits
 from tenants.config import Chunking
 from tenants.corpus.objects import open_objects
@@ -40,7 +41,7 @@ PARCEL_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class LineContext:
-    """What every stage needs to know; small, and sent to the workers once.
+    """What every stage needs to know; small, because it travels with every task.
 
     `base` is the tenant's folder, `folder` the job's below it. `allow` are the URL prefixes that may be read, None
     any (the operator's own job). `embedder` is a model reference, `cache_dir` a local
@@ -55,7 +56,6 @@ class LineContext:
     chunking: Chunking
     limits: Limits
     allow: tuple[str, ...] | None
-    tokenizer_json: str
     embedder: str
     cache_dir: str
     threads: int | None
@@ -116,7 +116,8 @@ def parse_source(source: pa.Table, shard: int, context: LineContext) -> Parcel:
 def chunk_parcel(parcel: Parcel, context: LineContext) -> Parcel:
     """Parsed documents → chunks, and each document's number of them."""
     started = time.perf_counter()
-    chunks = chunk_batch(parcel.table, context.chunking, context.tokenizer_json, context.uid, context.fingerprint)
+    tokenizer = describe_encoder(context.embedder).tokenizer_json
+    chunks = chunk_batch(parcel.table, context.chunking, tokenizer, context.uid, context.fingerprint)
     counts = {entry["values"]: entry["counts"] for entry in chunks["document_id"].value_counts().to_pylist()}
     documents = tuple((*row[:5], counts.get(row[0], 0)) for row in parcel.documents)
     spent = {**parcel.seconds, "chunk": time.perf_counter() - started}

@@ -8,7 +8,7 @@ import lance
 import pyarrow as pa
 
 from jobs.maintenance.republish import republish
-from tenants.corpus.indices import build_vectors
+from tenants.corpus.indices import build_vectors, rewrite
 from tenants.corpus.lease import acquire
 from tenants.ids import new_job_id
 from tenants.scope import Release, TenantScope
@@ -26,7 +26,7 @@ def compact(scope: TenantScope, *, wait_s: float = LEASE_WAIT_S) -> Release | No
 
 
 def _compacted(dataset: lance.LanceDataset, manifest: pa.Table) -> tuple[lance.LanceDataset, pa.Table, dict[str, Any]]:
-    dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+    rewrite(dataset, threshold=0.0)
     if dataset.describe_indices():
         dataset.optimize.optimize_indices(retrain=True)
     entries = {"vector_index": build_vectors(dataset).to_json()} if dataset.count_rows() else {}

@@ -17,7 +17,7 @@ from jobs.indexing.manifest import replaced
 from jobs.maintenance.clearing import clear_manifests, clear_tables
 from jobs.maintenance.republish import republish
 from tenants.corpus import release as releases
-from tenants.corpus.indices import DOCUMENT_INDEX, build_text, build_vectors
+from tenants.corpus.indices import DOCUMENT_INDEX, build_text, build_vectors, rewrite
 from tenants.corpus.lease import acquire
 from tenants.corpus.objects import open_objects
 from tenants.corpus.table import replace_documents
@@ -67,7 +67,7 @@ def _rewritten(
     dataset: lance.LanceDataset, scope: TenantScope, manifest: pa.Table
 ) -> tuple[lance.LanceDataset, pa.Table, dict[str, Any]]:
     """Files without the deleted rows, and indices that never saw them."""
-    dataset.optimize.compact_files(materialize_deletions_threshold=0.0)
+    rewrite(dataset, threshold=0.0)
     if not dataset.count_rows():
         return dataset, manifest, {}
     build_text(dataset, scope.config.languages)

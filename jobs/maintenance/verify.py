@@ -18,7 +18,7 @@ from tenants.errors import IntegrityError, NotFound
 from tenants.scope import TenantScope
 
 CONTENT = (
-    "chunk_id", "document_id", "collection", "source", "ordinal", "title", "heading", "text", "char_start",
+    "document_id", "collection", "source", "ordinal", "title", "heading", "text", "char_start",
     "char_end", "page", "t_start_s", "url", "metadata", "document_digest", "tokens", "language",
 )  # fmt: skip
 
@@ -50,8 +50,12 @@ def verify(scope: TenantScope) -> Report:
 
 
 def content_digest(dataset: lance.LanceDataset, columns: Iterable[str] = CONTENT) -> str:
-    """blake3 over the rows in order of chunk id, hex: equal for equal content, however it was written."""
-    rows = dataset.to_table(columns=[*columns]).sort_by("chunk_id").combine_chunks()
+    """blake3 over the rows in order of document and place, hex: equal for equal content, however it was written.
+
+    Chunk ids are left out, for they hold the tenant's name.
+    """
+    ordered = [("document_id", "ascending"), ("ordinal", "ascending")]
+    rows = dataset.to_table(columns=[*columns]).sort_by(ordered).combine_chunks()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, rows.schema) as writer:
         writer.write_table(rows)

@@ -26,10 +26,11 @@ TEXT_INDEX = "lexical_idx"
 VECTOR_INDEX = "vector_idx"
 DOCUMENT_INDEX = "document_id_idx"
 
-FLAT_ROWS = 2_000
+FLAT_ROWS = 10_000
 GRAPH_ROWS = 1_000_000
 ROWS_PER_PARTITION = 1_000
 MAX_DELTAS = 8
+ALL_DELTAS = 1_000
 OUTGROWN = 4
 MAX_FRAGMENTS = 32
 MAX_DELETED_SHARE = 0.2
@@ -101,7 +102,7 @@ def refresh(
     `IntegrityError` when the text index does not find what it holds.
     """
     if needs_compaction(dataset):
-        dataset.optimize.compact_files(materialize_deletions_threshold=0.1)
+        rewrite(dataset, threshold=0.1)
     names = {index.name for index in dataset.describe_indices()}
     rows = dataset.count_rows()
     if not rows:
@@ -115,6 +116,16 @@ def refresh(
     if _wanted(rows) == "flat" or (VECTOR_INDEX in names and rows <= OUTGROWN * max(known.trained_rows, 1)):
         return dataset, known
     return dataset, build_vectors(dataset)
+
+
+def rewrite(dataset: lance.LanceDataset, *, threshold: float) -> None:
+    """Small files into large ones; those with more than `threshold` of deleted rows without them.
+
+    Lance joins only files that the same indices cover, so the indices' deltas are merged first.
+    """
+    if dataset.describe_indices():
+        dataset.optimize.optimize_indices(num_indices_to_merge=ALL_DELTAS)
+    dataset.optimize.compact_files(materialize_deletions_threshold=threshold)
 
 
 def needs_compaction(dataset: lance.LanceDataset) -> bool:
@@ -137,11 +148,14 @@ def build_vectors(dataset: lance.LanceDataset) -> VectorIndex:
     """(Re)build the vector index and find how much of it a search must read; an index that fails is dropped."""
     rows = dataset.count_rows()
     kind = _wanted(rows)
+    if kind == "flat":
+        _drop_vectors(dataset)
+        return VectorIndex("flat")
     partitions = max(1, rows // ROWS_PER_PARTITION) if kind == "IVF_SQ" else max(1, rows // GRAPH_ROWS)
     dataset.create_index("vector", kind, name=VECTOR_INDEX, metric="cosine", num_partitions=partitions, replace=True)
     index = probe(dataset, VectorIndex(kind, partitions, 0, REFINE_FACTOR, 0.0, rows))
     if index.recall < MIN_RECALL:
-        dataset.drop_index(VECTOR_INDEX)
+        _drop_vectors(dataset)
         return VectorIndex("flat", trained_rows=rows)
     return index
 
@@ -189,6 +203,11 @@ def text_found(dataset: lance.LanceDataset) -> float:
     return hits / len(asked) if asked else 1.0
 
 
+def _drop_vectors(dataset: lance.LanceDataset) -> None:
+    if any(index.name == VECTOR_INDEX for index in dataset.describe_indices()):
+        dataset.drop_index(VECTOR_INDEX)
+
+
 def _wanted(rows: int) -> str:
     if rows < FLAT_ROWS:
         return "flat"
@@ -201,7 +220,7 @@ def _append(dataset: lance.LanceDataset, names: set[str]) -> None:
         return
     statistics = [dataset.stats.index_stats(name) for name in names]
     if max(int(entry["num_indices"]) for entry in statistics) > MAX_DELTAS:
-        dataset.optimize.optimize_indices()
+        dataset.optimize.optimize_indices(num_indices_to_merge=ALL_DELTAS)
     elif any(int(entry["num_unindexed_rows"]) for entry in statistics):
         dataset.optimize.optimize_indices(num_indices_to_merge=0)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.indexing.batches import BatchWriter
 from jobs.indexing.driver import run_job
 from jobs.indexing.job import IndexJob, JobResult
 from jobs.indexing.stages import run_inline
@@ -41,7 +42,6 @@ class Bench:
     settings: Settings
     folder: Path
     embed: Any
-    learned: list[TenantScope] = field(default_factory=list)
 
     def write(self, name: str, texts: dict[str, str]) -> Path:
         """A JSONL source of `{id: text}`."""
@@ -54,6 +54,9 @@ class Bench:
         job = IndexJob(identity, tuple(map(str, sources)), **options)
         inline: Callable[..., Any] = lambda shards, context: run_inline(shards, context, self.embed)  # noqa: E731
         return run_job(job, self.scope, self.store, self.settings, process or inline)
+
+    def writer(self) -> BatchWriter:
+        return BatchWriter(self.settings, self.store, lambda context: self.embed)
 
     def rows(self) -> list[dict[str, Any]]:
         release = releases.current(self.scope)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from tenants.corpus import release as releases
 from tenants.corpus.schema import corpus_schema
+from tenants.corpus.table import open_release
 
 DIMENSION = 384
 
@@ -32,3 +35,8 @@ class HashEmbed:
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIMENSION)
         schema = corpus_schema(DIMENSION)
         return pa.Table.from_arrays([*(table[name] for name in table.schema.names), column], schema=schema)
+
+
+def rows_of(bench: Any) -> pa.Table:
+    """The published rows as a table."""
+    return open_release(bench.scope, releases.current(bench.scope)).to_table()
