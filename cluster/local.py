@@ -41,7 +41,7 @@ from tenants.errors import Cancelled, InFlight, Unavailable
 from tenants.secrets import load_or_create_secret
 
 START_LIMIT_S = 120.0
-GRACE_S = 8.0
+GRACE_S = 5.0
 POLL_S = 0.1
 
 Report = Callable[[str], None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "FATHOM_PLATFORM_ID"
-POLL_S = 0.05
+POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)

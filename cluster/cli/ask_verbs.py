@@ -9,14 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from cluster.cli.options import DataDir, Json, Tenant, read_settings
+from cluster.cli.options import DataDir, Json, Mode, ModeChoice, Rerank, RerankChoice, Tenant, read_settings
 from cluster.cli.output import Output
 from tenants.errors import Unavailable
 
 Text = Annotated[str, typer.Argument(help="The question, in quotes.")]
 TopK = Annotated[int, typer.Option("--top-k", help="How many passages.", min=1, max=100)]
-Rerank = Annotated[str, typer.Option(help="auto, always or never.")]
-Mode = Annotated[str, typer.Option(help="hybrid, dense or sparse.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Also every score, rank and stage time.")]
 QUOTE_CHARS = 160
 
@@ -31,8 +29,8 @@ def search(
     tenant: Tenant,
     text: Text,
     top_k: TopK = 10,
-    rerank: Rerank = "auto",
-    mode: Mode = "hybrid",
+    rerank: Rerank = RerankChoice.auto,
+    mode: Mode = ModeChoice.hybrid,
     explain: Explain = False,
     data_dir: DataDir = None,
     json: Json = False,
@@ -52,8 +50,8 @@ def ask(
     text: Text,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is written.")] = False,
     top_k: TopK = 10,
-    rerank: Rerank = "auto",
-    mode: Mode = "hybrid",
+    rerank: Rerank = RerankChoice.auto,
+    mode: Mode = ModeChoice.hybrid,
     explain: Explain = False,
     data_dir: DataDir = None,
     json: Json = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import DataDir, Json, read_settings
+from cluster.cli.options import DataDir, Json, Rerank, RerankChoice, read_settings
 from cluster.cli.output import Output
 
 
@@ -27,7 +27,7 @@ def search(
     chunks: Annotated[int, typer.Option(help="Chunks per tenant.", min=1)] = 50_000,
     concurrency: Annotated[list[int] | None, typer.Option(help="Repeat for several. [default: 1 and 32]")] = None,
     requests: Annotated[int, typer.Option(help="Searches per concurrency.", min=1)] = 2_000,
-    rerank: Annotated[str, typer.Option(help="auto, always or never.")] = "never",
+    rerank: Rerank = RerankChoice.never,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -45,7 +45,7 @@ def search(
         chunks=chunks,
         concurrency=concurrency or [1, 32],
         requests=requests,
-        rerank=rerank,
+        rerank=rerank.value,
         report=output.note,
     )
     rows = [[level, *run.values()] for level, run in report["runs"].items()]

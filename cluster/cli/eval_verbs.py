@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli.options import DataDir, Json, Tenant, read_settings
+from cluster.cli.options import DataDir, Json, Rerank, RerankChoice, Tenant, read_settings
 from cluster.cli.output import Output
 
 
@@ -20,7 +20,7 @@ def evaluate(
     tenant: Tenant,
     queries: Annotated[Path, typer.Option(help="JSONL: _id, text.", metavar="FILE")],
     qrels: Annotated[Path, typer.Option(help="TSV: query-id, corpus-id, score.", metavar="FILE")],
-    rerank: Annotated[str, typer.Option(help="auto, always or never.")] = "auto",
+    rerank: Rerank = RerankChoice.auto,
     depth: Annotated[int | None, typer.Option(help="Candidates to rerank at most.", min=1)] = None,
     k: Annotated[int, typer.Option("--k", help="Cut-off of nDCG and MRR.", min=1, max=100)] = 10,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
@@ -33,10 +33,10 @@ def evaluate(
     Example: `fathom eval acme --queries queries.jsonl --qrels qrels.tsv`
     """
     from cluster.cli.evaluation import run_evaluation
+    from jobs.evaluation.pipeline import Plan
 
-    report = run_evaluation(
-        read_settings(data_dir), tenant, queries, qrels, rerank=rerank, depth=depth, k=k, limit=limit, answers=answers
-    )
+    plan = Plan(rerank=rerank.value, depth=depth, k=k, limit=limit, answers=answers)
+    report = run_evaluation(read_settings(data_dir), tenant, queries, qrels, plan)
     lines = [f"{name:<12} {value:.4f}" for name, value in report["metrics"].items()]
     latency = ", ".join(f"{name} {value:.0f} ms" for name, value in report["latency_ms"].items())
     Output(json).result(report, *lines, f"{report['queries']} questions; {latency}; MLflow run {report['run_id']}")

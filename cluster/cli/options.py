@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,26 @@ DataDir = Annotated[
     typer.Option("--data-dir", help="The platform's folder. [default: FATHOM_DATA_DIR or ./.fathom]", metavar="DIR"),
 ]
 Tenant = Annotated[str, typer.Argument(help="The tenant's name.")]
+
+
+class RerankChoice(StrEnum):
+    """Whether a question is reranked."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+class ModeChoice(StrEnum):
+    """Which legs are searched."""
+
+    hybrid = "hybrid"
+    dense = "dense"
+    sparse = "sparse"
+
+
+Rerank = Annotated[RerankChoice, typer.Option(help="Whether to rerank.")]
+Mode = Annotated[ModeChoice, typer.Option(help="Which legs to search.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Confirm what cannot be undone.")]
 
 

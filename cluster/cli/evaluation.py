@@ -1,0 +1,39 @@
+"""Runs `fathom eval` in this process: the very line that serves, on the data dir's own corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cluster.platform import platform_settings
+from cluster.status import running_platform
+from jobs.evaluation.datasets import load_dataset
+from jobs.evaluation.pipeline import Plan, Unrecorded, evaluate
+from services.control_plane import open_control_plane
+from services.evidence.extract import ExtractiveAnswerer
+from services.query import Steps
+from services.reranking.first_stage import FirstStage
+from services.retrieval.local import open_retriever
+from services.settings import Settings
+from tenants.errors import InvalidInput
+from tenants.ids import tenant_name
+from tenants.scope import TenantScope
+
+
+def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, plan: Plan) -> dict[str, Any]:
+    """The report of `jobs.evaluation.pipeline.evaluate`, logged to the running platform's MLflow when there is one.
+
+    Raises `InvalidInput` for a missing file.
+    """
+    for path in (queries, qrels):
+        if not path.is_file():
+            raise InvalidInput(f"there is no file {path}; check the path")
+    info = running_platform(settings.data_dir)
+    if info is not None:
+        settings = platform_settings(settings, info)
+    dataset = load_dataset(queries, qrels)
+    owner = open_control_plane(settings).get_tenant(tenant_name(tenant))
+    scope = TenantScope(owner.name, owner.uid, owner.config, settings.root)
+    retriever = open_retriever(settings)
+    steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), Unrecorded())
+    return evaluate(dataset, scope, steps, settings, plan)
