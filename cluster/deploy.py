@@ -21,7 +21,10 @@ APPLICATION = "fathom"
 def deploy(settings: Settings) -> None:
     """Returns once every replica is healthy; raises what Serve raises."""
     ray.init(address=settings.ray_address, namespace=APPLICATION, log_to_driver=False)
-    serve.start(http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None})
+    serve.start(
+        proxy_location="HeadOnly",  # one door: several nodes on one machine would bind its port more than once
+        http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
+    )
     serve.run(build(settings), name=APPLICATION, route_prefix="/")
     ray.shutdown()
 

@@ -40,8 +40,8 @@ class RayJobs:
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
-        # The dashboard of the cluster that this replica runs in; the token comes from Ray's own environment.
-        return JobSubmissionClient(f"http://{ray.get_runtime_context().gcs_address}")
+        # GCS knows where the dashboard of this replica's cluster answers; the token comes from Ray's own environment.
+        return JobSubmissionClient(ray.get_runtime_context().gcs_address)
 
     def _submit(self, tenant: str, job_id: str, spec: Mapping[str, Any]) -> None:
         try:

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     topology: Literal["single", "split"] = "single"  # single: the gateway's process also retrieves
     haproxy: bool = True
-    encoder_gpus: float = Field(default=1, gt=0, le=1)  # share of a GPU per encoder of an index job, where there are any
+    encoder_gpus: float = Field(default=1, gt=0, le=1)  # share of a GPU per encoder of an index job
     cpu_threads: int | None = None  # of one encoder; default: the machine's cores
     device: Literal["auto", "cpu", "cuda"] = "auto"
     request_timeout_s: float = 30

@@ -16,6 +16,9 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+AGAIN = frozenset({0, 503})
+RETRY_AFTER_S = 1.0  # what the platform's refusals say in Retry-After
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -29,12 +32,17 @@ class Call:
 
 @dataclass(slots=True)
 class Sample:
-    """What came back: `latency_ms` counts from the scheduled moment; `status` 0 = no answer at all."""
+    """What came back: `latency_ms` counts from the scheduled moment; `status` 0 = no answer at all.
+
+    `refused` are the statuses of the attempts before the last one; `degraded` as the answer says it.
+    """
 
     group: str
     latency_ms: float
     status: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    refused: tuple[int, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +76,17 @@ def figures(samples: Sequence[Sample], seconds: float) -> Figures:
     )
 
 
-async def closed_loop(calls: Iterable[Call], concurrency: int) -> tuple[list[Sample], float]:
-    """Send every call, `concurrency` at a time; returns the samples and the seconds it took."""
+async def closed_loop(calls: Iterable[Call], concurrency: int, retries: int = 0) -> tuple[list[Sample], float]:
+    """Send every call, `concurrency` at a time; returns the samples and the seconds it took.
+
+    A client that is told to come back (503, or no answer at all) does so up to `retries` times, a second later.
+    """
     queue: Iterator[Call] = iter(calls)
     samples: list[Sample] = []
     async with _session(concurrency) as session:
 
         async def worker() -> None:
-            for call in queue:
-                sample = await _send(session, call, time.perf_counter())
-                samples.append(sample)
+            samples.extend([await _send_again(session, call, retries) for call in queue])
 
         started = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(concurrency)))
@@ -104,11 +113,25 @@ def _session(connections: int) -> aiohttp.ClientSession:
     )
 
 
+async def _send_again(session: aiohttp.ClientSession, call: Call, retries: int) -> Sample:
+    started = time.perf_counter()
+    refused: tuple[int, ...] = ()
+    sample = await _send(session, call, started)
+    while sample.status in AGAIN and len(refused) < retries:
+        refused = (*refused, sample.status)
+        await asyncio.sleep(RETRY_AFTER_S)
+        sample = await _send(session, call, started)
+        sample.refused = refused
+    return sample
+
+
 async def _send(session: aiohttp.ClientSession, call: Call, due: float) -> Sample:
     try:
         async with session.post(call.url, json=call.body, headers={"Authorization": f"Bearer {call.key}"}) as response:
             body = await response.json(content_type=None)
-            timings = body.get("timings_ms", {}) if response.status == 200 else {}
-            return Sample(call.group, (time.perf_counter() - due) * 1000, response.status, timings)
+            said = body if response.status == 200 else {}
+            sample = Sample(call.group, (time.perf_counter() - due) * 1000, response.status, said.get("timings_ms", {}))
+            sample.degraded = tuple(said.get("degraded", ()))
+            return sample
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return Sample(call.group, (time.perf_counter() - due) * 1000, 0)
