@@ -12,7 +12,7 @@ trained anew when the table has outgrown its training fourfold.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import lance
@@ -38,7 +38,7 @@ MAX_DELETED_SHARE = 0.2
 PROBE_ROWS = 64
 PROBE_DEPTH = 100
 MIN_RECALL = 0.98
-REFINE_FACTOR = 2
+REFINE = 2
 MIN_TEXT_FOUND = 0.9
 TEXT_PROBES = 16
 TEXT_DEPTH = 200
@@ -57,9 +57,9 @@ Float32 = npt.NDArray[np.float32]
 class VectorIndex:
     """How to search the vectors of a release.
 
-    `kind` flat = read all rows. `probes` partitions of `partitions` are read, `refine` × k rows are compared
-    exactly; `recall` (at `PROBE_DEPTH`, against brute force) was measured before publishing. `trained_rows` is
-    the table's size when the partitions were made.
+    `kind` flat = read all rows. `probes` partitions of `partitions` are read, the best `refine` × k rows of them
+    are compared exactly; `recall` (at `PROBE_DEPTH`, against brute force) was measured before publishing.
+    `trained_rows` is the table's size when the partitions were made.
     """
 
     kind: str
@@ -153,7 +153,7 @@ def build_vectors(dataset: lance.LanceDataset) -> VectorIndex:
         return VectorIndex("flat")
     partitions = max(1, rows // ROWS_PER_PARTITION) if kind == "IVF_SQ" else max(1, rows // GRAPH_ROWS)
     dataset.create_index("vector", kind, name=VECTOR_INDEX, metric="cosine", num_partitions=partitions, replace=True)
-    index = probe(dataset, VectorIndex(kind, partitions, 0, REFINE_FACTOR, 0.0, rows))
+    index = probe(dataset, VectorIndex(kind, partitions, 0, REFINE, 0.0, rows))
     if index.recall < MIN_RECALL:
         _drop_vectors(dataset)
         return VectorIndex("flat", trained_rows=rows)
@@ -173,7 +173,7 @@ def probe(dataset: lance.LanceDataset, index: VectorIndex) -> VectorIndex:
         recall = _recall(dataset, questions, truth, probes)
         if recall >= MIN_RECALL:
             break
-    return VectorIndex(index.kind, index.partitions, probes, index.refine, round(recall, 4), index.trained_rows)
+    return replace(index, probes=probes, recall=round(recall, 4))
 
 
 def nearest(dataset: lance.LanceDataset, questions: Float32, depth: int) -> list[set[int]]:
@@ -228,14 +228,8 @@ def _append(dataset: lance.LanceDataset, names: set[str]) -> None:
 def _recall(dataset: lance.LanceDataset, questions: Float32, truth: list[set[int]], probes: int) -> float:
     hits = 0
     for question, true in zip(questions, truth, strict=True):
-        search = {
-            "column": "vector",
-            "q": question,
-            "k": PROBE_DEPTH,
-            "nprobes": probes,
-            "refine_factor": REFINE_FACTOR,
-        }
-        found = dataset.to_table(nearest=search, columns=["_distance"], with_row_id=True)
+        search = {"column": "vector", "q": question, "k": PROBE_DEPTH, "nprobes": probes}
+        found = dataset.to_table(nearest={**search, "refine_factor": REFINE}, columns=["_distance"], with_row_id=True)
         hits += len(true & set(found["_rowid"].to_pylist()))
     return hits / max(1, sum(len(true) for true in truth))
 
