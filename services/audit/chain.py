@@ -11,13 +11,13 @@ the check as `anchors`, then that shows too.
 
 from __future__ import annotations
 
-import json
 import secrets
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from blake3 import blake3
 
 from services.contracts import AuditText
@@ -104,14 +104,14 @@ def pack(facts: Mapping[str, Any], texts: Iterable[StoredText], sources: Iterabl
         digest = {"slot": text.slot, "document_id": text.document_id, "digest": salted(text.salt, text.text).hex()}
         digests.append(digest if kept else digest | {"salt": text.salt.hex()})
     body = {**facts, "texts": digests, "sources": sorted(set(sources))}
-    return zlib.compress(json.dumps(body, separators=(",", ":")).encode(), _COMPRESSION)
+    return zlib.compress(msgspec.json.encode(body), _COMPRESSION)
 
 
 def unpack(body: bytes) -> dict[str, Any]:
     """The facts of `pack`; raises `IntegrityError` when that is not what the bytes are."""
     try:
-        facts: dict[str, Any] = json.loads(zlib.decompress(body))
-    except (zlib.error, ValueError):
+        facts: dict[str, Any] = msgspec.json.decode(zlib.decompress(body))
+    except (zlib.error, msgspec.DecodeError):
         raise IntegrityError("an audit record cannot be read; check the tenant's chain") from None
     return facts
 

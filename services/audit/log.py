@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, insert, update
+from sqlalchemy import Connection, bindparam, insert, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from services.audit.chain import GENESIS, SALT_BYTES, Head, Link, StoredText, link_after, pack, salt_text, salted
@@ -22,6 +23,12 @@ from services.contracts import AuditRecord
 from tenants.database import Database
 from tenants.errors import FathomError, Unavailable
 from tenants.scope import TenantScope
+
+_MOVE_HEAD = (
+    update(HEADS)
+    .where(HEADS.c.uid == bindparam("of"), HEADS.c.writer == bindparam("by"))
+    .values(seq=bindparam("to"), hash=bindparam("as"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +107,9 @@ def _packed(uid: str, record: AuditRecord, *, kept: bool) -> _Entry:
 def _store(connection: Connection, entries: Sequence[_Entry], links: Sequence[Link]) -> None:
     keys = [{"uid": link.uid, "writer": link.writer, "seq": link.seq} for link in links]
     pairs = list(zip(keys, entries, strict=True))
-    connection.execute(insert(CHAIN), [asdict(link) for link in links])
+    connection.execute(insert(CHAIN), [_row(link) for link in links])
     connection.execute(insert(FACTS), [{**key, "salt": entry.salt, "body": entry.body} for key, entry in pairs])
-    texts = [{**key, **asdict(text)} for key, entry in pairs for text in entry.texts]
+    texts = [{**key, **_row(text)} for key, entry in pairs for text in entry.texts]
     sources = [{**key, "document_id": document} for key, entry in pairs for document in entry.sources]
     if texts:
         connection.execute(insert(TEXTS), texts)
@@ -110,10 +117,19 @@ def _store(connection: Connection, entries: Sequence[_Entry], links: Sequence[Li
         connection.execute(insert(SOURCES), sources)
 
 
-def _move_heads(connection: Connection, before: dict[str, Head], after: dict[str, Head]) -> None:
-    for uid, head in after.items():
-        if uid not in before:
-            connection.execute(insert(HEADS).values(**asdict(head)))
-        elif head.seq != before[uid].seq:
-            mine = (HEADS.c.uid == uid) & (HEADS.c.writer == head.writer)
-            connection.execute(update(HEADS).where(mine).values(seq=head.seq, hash=head.hash))
+def _row(value: Link | StoredText | Head) -> dict[str, Any]:
+    # Their fields are the tables' columns; asdict would copy every value deeply, and this runs per question.
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def _move_heads(connection: Connection, before: Mapping[str, Head], after: Mapping[str, Head]) -> None:
+    new = [_row(head) for uid, head in after.items() if uid not in before]
+    moved = [
+        {"of": uid, "by": head.writer, "to": head.seq, "as": head.hash}
+        for uid, head in after.items()
+        if uid in before and head.seq != before[uid].seq
+    ]
+    if new:
+        connection.execute(insert(HEADS), new)
+    if moved:
+        connection.execute(_MOVE_HEAD, moved)

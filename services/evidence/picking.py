@@ -21,7 +21,6 @@ _RUN_WORDS = 120  # and words
 _FACT_GAP = 1.0  # log-odds: a fact's second sentence is this close to the first
 _WIDE_GAP = 3.0  # the same for a question that asks for a judgement or gives no cue
 _WIDE = ("yes_no", "other")
-_NEVER_IN_A_RUN = ("heading",)
 
 
 def pick(question: str, found: Sequence[Sentence], logit: Float32) -> tuple[Pick, ...]:
@@ -48,7 +47,7 @@ def _run(found: Sequence[Sentence], best: int, most: int) -> list[int]:
     while len(rows) < most:
         last = found[rows[-1]]
         following = at.get((last.place, last.index + 1))
-        if following is None or found[following].kind in _NEVER_IN_A_RUN:
+        if following is None:
             break
         spent += len(found[following].text.split())
         if spent > _RUN_WORDS:

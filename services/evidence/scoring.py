@@ -37,9 +37,6 @@ FEATURES = (
     "cue",  # +1 holds the kind of thing that is asked for, −1 does not, 0 unknown
     "length",  # ln(1 + words) / 4
     "short",  # fewer than four words
-    "heading",
-    "item",
-    "code",  # or a table's row
     "question",  # is itself a question
 )
 MAX_UNITS = 32  # embedded per question: the answerer's time is nearly all spent on them
@@ -98,7 +95,8 @@ def wanted(question: str, candidates: Candidates) -> Wanted:
 def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
     """At most MAX_UNITS sentences of the evidence in reading order, the most promising by words alone.
 
-    A sentence that two overlapping chunks of one document share, or that two documents say alike, counts once.
+    A sentence that two overlapping chunks of one document share, or that two documents say alike, counts once. A
+    heading answers nothing, it is context of what follows.
     """
     found: list[Sentence] = []
     seen: set[str] = set()
@@ -108,7 +106,9 @@ def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
         for index, unit in enumerate(split(passage.text)):
             text = passage.text[unit.start : unit.end]
             terms = frozenset(content(text))
-            if text not in seen:
+            if unit.kind == "heading":
+                around |= terms
+            elif text not in seen:
                 context = terms | before | around
                 found.append(Sentence(place, index, unit.start, unit.end, unit.kind, text, terms, context))
             seen.add(text)
@@ -153,9 +153,6 @@ def features(
         [2 * holds(kind, one.text, want.text) - 1 for one in found],
         [np.log1p(len(words(one.text))) / 4 for one in found],
         [len(words(one.text)) < 4 for one in found],
-        [one.kind == "heading" for one in found],
-        [one.kind == "item" for one in found],
-        [one.kind in ("code", "row") for one in found],
         [one.text.rstrip().endswith(("?", "？")) for one in found],
     )
     return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)

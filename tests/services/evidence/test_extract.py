@@ -67,9 +67,8 @@ def test_nothing_indexed_is_declined() -> None:
     assert draft_of(events).grounded == "abstained"
 
 
-words = st.sampled_from(
-    "tower Eiffel tall [1] x[0] Paris. 1889. bananas。 \n\n - # ``` what is the ? 塔 | a".split(" ")
-)
+WORDS = "tower Eiffel tall [1] x[0] Paris. 1889. bananas。 \n\n - # ``` what is the ? 塔 | a"
+words = st.sampled_from(WORDS.split(" "))
 texts = st.lists(words, max_size=40).map(" ".join)
 
 

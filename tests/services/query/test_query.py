@@ -14,7 +14,7 @@ from services.evidence.extract import ExtractiveAnswerer
 from services.query import Steps, answer, search, stream
 from services.reranking.first_stage import FirstStage
 from services.result import answer_json, search_json
-from services.retrieval.fusion import FusionProfile, fuse
+from services.retrieval.fusion import blend
 from tenants.errors import IntegrityError, Unavailable
 from tests import fakes
 
@@ -92,7 +92,7 @@ async def test_explain_adds_why_and_only_then() -> None:
     told = search_json(await search(Question("tower", explain=True, top_k=1), fakes.scope(), steps(), CALLER))
     assert "explain" not in plain
     assert "why" not in plain["results"][0]
-    assert told["explain"]["fusion"]["source"] == "default"
+    assert 0 < told["explain"]["fusion"]["weight"] < 1
     assert set(told["explain"]["left_out"].values()) == {"rank"}
     assert told["results"][0]["why"]["legs"] == ["dense", "sparse"]
 
@@ -193,7 +193,7 @@ async def test_the_record_says_why_each_candidate_was_shown_and_replays_the_orde
     found = await given.retriever.retrieve(fakes.scope(), question)
     row = {one.chunk_id: place for place, one in enumerate(found.passages)}
     order = [row[one] for one in columns["chunk_id"]]
-    again = fuse(found, "hybrid", FusionProfile(facts["fusion"]["weight"], "replay"))
-    assert again.order.tolist() == order
-    assert np.array_equal(np.array(columns["fused"], dtype=np.float32), again.score[order])
+    again = blend(found, facts["fusion"]["weight"])
+    assert np.array_equal(np.array(columns["fused"], dtype=np.float32), again[order])
+    assert order == np.lexsort((-found.dense, -again)).tolist()
     assert np.array_equal(np.array(columns["dense"], dtype=np.float32), found.dense[order])
