@@ -28,8 +28,8 @@ Float32 = npt.NDArray[np.float32]
 
 CALIBRATION_FILE = Path(__file__).with_name("calibration.txt")
 HEADROOM = 1.1  # an outlier channel may exceed what the calibration text showed by this factor
-THRESHOLDS = 9  # values of τ that are tried
-JUDGED_TOKENS = 600  # per product
+THRESHOLDS = 7  # values of τ that are tried
+JUDGED_TOKENS = 300  # per product
 SIGNIFICANT_DIGITS = 3  # of scales: a last-bit difference between processors must not change the graph
 
 
