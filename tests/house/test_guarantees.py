@@ -14,7 +14,7 @@ def promised_tests() -> list[str]:
 
 def rows() -> list[str]:
     text = (ROOT / "docs" / "GUARANTEES.md").read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    return [line for line in text.splitlines() if line.startswith("| ") and line != "| promise | test |"]
 
 
 def defined(path: Path) -> set[str]:

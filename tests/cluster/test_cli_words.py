@@ -1,0 +1,159 @@
+"""The command line without a platform: help, wrong use, errors as sentences and as JSON, the local store."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.cli.__main__ import build_app, run
+from tests.conftest import ROOT, CommandLine
+
+VERBS = [
+    ["up"], ["down"], ["status"], ["doctor"],
+    ["tenant", "create"], ["tenant", "list"], ["tenant", "show"], ["tenant", "update"], ["tenant", "suspend"],
+    ["tenant", "resume"], ["tenant", "delete"],
+    ["key", "create"], ["key", "list"], ["key", "revoke"],
+    ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
+    ["search"], ["ask"], ["eval"], ["audit"], ["bench", "search"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def cli(tmp_path):
+    return CommandLine(tmp_path / "data")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """`fathom` in this process, on a data dir of its own: (exit code, stdout, stderr)."""
+    monkeypatch.setenv("FATHOM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.delenv("FATHOM_URL", raising=False)
+
+    def call(*arguments):
+        code = run(arguments)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_has_help_an_example_and_json(verb, here):
+    code, out, _ = here(*verb, "--help")
+    plain = re.sub(r"\s+", " ", re.sub(r"[│╭╮╰╯─]", " ", out))
+    assert code == 0
+    assert f"Example: fathom {' '.join(verb)}" in plain
+    assert "--json" in plain
+    assert "--data-dir" in plain
+
+
+def test_every_registered_verb_is_listed_above():
+    app = build_app()
+    single = {[command.name or command.callback.__name__][0] for command in app.registered_commands}
+    grouped = {
+        f"{group.name} {command.name or command.callback.__name__}"
+        for group in app.registered_groups
+        for command in group.typer_instance.registered_commands
+    }
+    known = {" ".join(verb) for verb in VERBS}
+    assert {name for name in single | grouped if name not in known} == set()
+
+
+WRONG = [
+    ["tenant", "create"],
+    ["search", "acme"],
+    ["nonsense"],
+    ["search", "a", "b", "--top-k", "0"],
+    ["search", "a", "b", "--rerank", "x"],
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
+def test_wrong_use_is_two_and_one_sentence(wrong, here):
+    code, out, err = here(*wrong)
+    assert (code, out) == (2, "")
+    assert err.startswith("fathom: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_an_error_with_json_is_one_document_on_stdout(here):
+    code, out, _ = here("search", "acme", "x", "--json")
+    assert code == 1
+    error = json.loads(out)["error"]
+    assert error["code"] == "unavailable"
+    assert "fathom up" in error["detail"]
+
+
+def test_tenants_and_keys_without_a_platform(here):
+    code, out, _ = here("tenant", "create", "acme", "--json")
+    made = json.loads(out)
+    assert code == 0
+    assert {"tenant", "api_key"} <= set(made)
+    assert here("tenant", "create", "acme")[0] == 1
+    assert (
+        json.loads(here("key", "create", "acme", "--scope", "index", "--expires", "90d", "--json")[1])["scope"]
+        == "index"
+    )
+    keys = json.loads(here("key", "list", "acme", "--json")[1])["keys"]
+    assert len(keys) == 2
+    assert all("api_key" not in key for key in keys)
+    assert here("key", "revoke", "acme", keys[0]["key_id"])[0] == 0
+    assert json.loads(here("tenant", "suspend", "acme", "--json")[1])["state"] == "suspended"
+    assert json.loads(here("tenant", "resume", "acme", "--json")[1])["state"] == "active"
+    assert here("tenant", "delete", "acme")[0] == 1
+    assert here("tenant", "delete", "acme", "--yes")[0] == 0
+    assert here("tenant", "show", "acme")[0] == 1
+
+
+def test_an_unknown_key_of_a_configuration_names_the_nearest(here, tmp_path):
+    file = tmp_path / "acme.yaml"
+    file.write_text("rerank: {max_dept: 3}\n")
+    code, _, err = here("tenant", "create", "acme", "--config", str(file))
+    assert code == 2
+    assert "did you mean rerank.max_depth" in err
+
+
+def test_doctor_says_where_a_value_comes_from_and_hides_secrets(here, monkeypatch):
+    monkeypatch.setenv("FATHOM_ADMIN_KEY", "do-not-print")
+    code, out, _ = here("doctor", "--json")
+    report = json.loads(out)
+    assert code in (0, 1)
+    assert "do-not-print" not in out
+    rows = {row["name"]: row for row in report["settings"]}
+    assert rows["admin_key"]["source"] == "environment"
+    assert rows["port"]["source"] == "default"
+    assert all(check["detail"] for check in report["checks"])
+
+
+def test_status_without_a_platform_is_not_ready(here):
+    code, out, _ = here("status", "--json")
+    assert code == 1
+    assert json.loads(out)["ready"] is False
+
+
+def test_help_does_not_load_what_it_does_not_need():
+    """Start-up time in kind, not in seconds: none of the heavy packages is imported for --help."""
+    probe = (
+        "import sys; from cluster.cli.__main__ import run; run(['--help']);"
+        "print([name for name in ('ray', 'mlflow', 'lancedb', 'openvino', 'fastapi', 'sqlalchemy', 'httpx', 'pydantic')"
+        " if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+def test_a_defect_is_a_sentence_and_a_trace_in_a_file(here, monkeypatch):
+    from cluster import status
+
+    def broken(_settings):
+        raise ZeroDivisionError("boom")
+
+    monkeypatch.setattr(status, "platform_status", broken)
+    code, _, err = here("status")
+    assert code == 1
+    path = re.search(r"the trace is in (\S+?):", err).group(1)
+    assert "ZeroDivisionError: boom" in Path(path).read_text()
