@@ -9,11 +9,11 @@ builder's argument is the same settings as a mapping (`args:` of cluster/serve.y
 
 from typing import Any
 
-from jobs.indexing.deployment import Indexer
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.ray_jobs import RayJobs
+from jobs.indexing.deployment import Indexer
 from services.gateway.deployment import Gateway
 from services.retrieval.deployment import RetrieverDeployment
 from services.settings import Replicas, Settings
@@ -25,12 +25,17 @@ HEALTH_TIMEOUT_S = 15.0
 
 def build(args: Settings) -> Application:
     """The application; its ingress is the Gateway."""
-    indexer = Indexer.options(**options("Indexer", args.indexer, args)).bind(args)
-    gateway = Gateway.options(**options("Gateway", args.gateway, args))
+    indexer = sized(Indexer, "Indexer", args.indexer, args).bind(args)
+    gateway = sized(Gateway, "Gateway", args.gateway, args)
     if args.topology == "single":
         return gateway.bind(args, indexer, RayJobs)
-    retriever = RetrieverDeployment.options(**options("Retriever", args.retriever, args)).bind(args)
+    retriever = sized(RetrieverDeployment, "Retriever", args.retriever, args).bind(args)
     return gateway.bind(args, indexer, RayJobs, retriever)
+
+
+def sized(deployment: Any, name: str, size: Replicas, settings: Settings) -> Any:
+    """The deployment with its name and size; Serve's decorators leave no types behind."""
+    return deployment.options(**options(name, size, settings))
 
 
 def options(name: str, size: Replicas, settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from services.settings import Settings
 from tenants.errors import Unavailable
 
 ENTRYPOINT = "jobs.indexing"
+SECRETS = {"admin_key", "api_key", "pepper"}
 
 
 class RayJobs:
@@ -38,6 +39,10 @@ class RayJobs:
         """Stop the job's process if it still runs."""
         await asyncio.to_thread(self._stop, job_id)
 
+    async def is_lost(self, job_id: str) -> bool:
+        """Whether Ray knows the job and its process has ended; a job that another machine runs is not lost."""
+        return await asyncio.to_thread(self._is_lost, job_id)
+
     @cached_property
     def _client(self) -> JobSubmissionClient:
         # GCS knows where the dashboard of this replica's cluster answers; the token comes from Ray's own environment.
@@ -52,6 +57,12 @@ class RayJobs:
             )
         except (RuntimeError, ConnectionError, OSError) as error:
             raise Unavailable("no job can be started now; try again", retry_after_s=5) from error
+
+    def _is_lost(self, job_id: str) -> bool:
+        try:
+            return bool(self._client.get_job_status(job_id).is_terminal())
+        except (RuntimeError, ConnectionError, OSError):
+            return False
 
     def _stop(self, job_id: str) -> None:
         try:
@@ -72,11 +83,14 @@ def entrypoint(tenant: str, job_id: str, spec: Mapping[str, Any]) -> str:
 
 
 def job_environment(settings: Settings) -> dict[str, str]:
-    """The settings as `FATHOM_*` variables; secrets stay in their files unless they were given as settings."""
-    values = settings.model_dump(mode="json", exclude_defaults=True)
+    """The settings as `FATHOM_*` variables, without secrets: the Jobs API shows a job's environment.
+
+    A job finds its secrets where the gateway did: in the platform's files, or in the environment of its node.
+    """
+    values = settings.model_dump(mode="json", exclude_defaults=True, exclude=SECRETS)
     root = str(Path(__file__).resolve().parent.parent)
     return {"PYTHONPATH": root} | {
         f"FATHOM_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
         for name, value in values.items()
-        if value is not None
+        if value is not None and not (name.endswith("_url") and "@" in str(value))
     }

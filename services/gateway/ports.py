@@ -74,6 +74,10 @@ class JobSubmitter(Protocol):
         """Ask the job to end soon; a job that is already gone is no error."""
         ...
 
+    async def is_lost(self, job_id: str) -> bool:
+        """Whether this submitter's process for the job has ended, whatever the job's row says."""
+        ...
+
 
 class Catalogue(Protocol):
     """Reads of what is published, beside the two legs of a search."""

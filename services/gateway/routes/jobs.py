@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,7 +18,7 @@ from services.gateway.ingest_urls import check_sources
 from services.gateway.ports import Platform
 from tenants.errors import FathomError
 from tenants.ids import new_job_id
-from tenants.records import JobRow
+from tenants.records import FINISHED, JobRow
 
 router = APIRouter(prefix="/t/{tenant}/v1/jobs", tags=["jobs"])
 
@@ -25,6 +26,7 @@ Reader = Annotated[Access, Depends(may("query"))]
 Writer = Annotated[Access, Depends(may("index"))]
 Cursor = Annotated[str | None, Query(max_length=64)]
 _WRITE_ERRORS = (*TENANT_ERRORS, 409)
+SILENCE = timedelta(seconds=30)  # a job reports several times in this
 _COUNTS = ("new", "changed", "unchanged", "deleted", "failed")
 
 
@@ -63,7 +65,7 @@ async def read_job(request: Request, access: Reader, job_id: str, error_cursor: 
     """One job: state, counts, rate, time left, and a page of its errors."""
     platform = platform_of(request)
     counted(platform, access, request)
-    row = await asyncio.to_thread(platform.store.get_job, access.scope, job_id)
+    row = await _settled(platform, await asyncio.to_thread(platform.store.get_job, access.scope, job_id))
     errors, more = await asyncio.to_thread(platform.store.list_job_errors, row.job_id, error_cursor)
     rows = [{"document_id": e.document_id, "source": e.source, "code": e.code, "message": e.message} for e in errors]
     return reply(job_json(row) | {"errors": rows, "next_error_cursor": more})
@@ -103,6 +105,15 @@ def job_json(row: JobRow) -> dict[str, Any]:
         "started_at": iso(row.started_at),
         "finished_at": iso(row.finished_at),
     }
+
+
+async def _settled(platform: Platform, row: JobRow) -> JobRow:
+    """A silent job whose process has ended without a word has failed; the same id resumes it."""
+    silent = datetime.now(UTC) - row.updated_at > SILENCE
+    if row.state in FINISHED or not silent or not await platform.jobs.is_lost(row.job_id):
+        return row
+    lost = "the job's process ended without a result; its log lies with Ray under the job's id"
+    return await asyncio.to_thread(platform.store.update_job, row.job_id, state="failed", error=lost)
 
 
 async def _submit(platform: Platform, access: Access, spec: dict[str, Any]) -> str:

@@ -136,6 +136,7 @@ class RecordedJobs:
     submitted: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     full: bool = False
+    lost: bool = False
 
     async def submit(self, tenant: str, job_id: str, spec: Mapping[str, Any]) -> None:
         if self.full:
@@ -144,6 +145,9 @@ class RecordedJobs:
 
     async def stop(self, job_id: str) -> None:
         self.stopped.append(job_id)
+
+    async def is_lost(self, job_id: str) -> bool:
+        return self.lost
 
 
 @dataclass

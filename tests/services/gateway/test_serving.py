@@ -22,10 +22,11 @@ from cluster import processes
 from cluster.local import down, up
 from cluster.platform import PlatformInfo
 from services.control_plane import operator_key
-from services.settings import Replicas, Settings
+from services.settings import Ingest, Replicas, Settings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
+SOURCE = "https://docs.example.invalid/"
 DOCUMENTS = [
     {"id": "paris", "text": "Paris is the capital of France. It lies on the Seine.", "metadata": {"kind": "city"}},
     {"id": "rome", "text": "Rome is the capital of Italy. It lies on the Tiber.", "metadata": {"kind": "city"}},
@@ -38,6 +39,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PlatformIn
         data_dir=str(tmp_path_factory.mktemp("split")),
         port=0,
         topology="split",
+        ingest=Ingest(allow=(SOURCE,)),
         gateway=Replicas(max_ongoing=32, max_queued=32),
     )
     try:
@@ -89,6 +91,21 @@ def test_keys_ids_and_limits_hold_behind_haproxy(split) -> None:
     assert large.status_code == 413
     hostile = client.get("/livez", headers={"X-Request-Id": "a b"})
     assert hostile.headers["x-request-id"].startswith("req_")
+
+
+def test_a_job_runs_through_rays_jobs_api(split) -> None:
+    _, client = split
+    refused = client.post("/t/acme/v1/jobs", json={"sources": ["/etc"]})
+    assert refused.status_code == 422
+    # Nothing answers at a name of .invalid (RFC 6761): the job has to run, to fail honestly, and to say so.
+    job_id = client.post("/t/acme/v1/jobs", json={"sources": [f"{SOURCE}a.jsonl"]}).json()["job_id"]
+    limit = time.monotonic() + 120
+    while (job := client.get(f"/t/acme/v1/jobs/{job_id}").json())["state"] in ("queued", "running"):
+        assert time.monotonic() < limit, job
+        time.sleep(0.5)
+    assert job["state"] in ("failed", "succeeded")
+    assert job["error"] or job["errors"]
+    assert client.get("/t/acme/v1/versions").json()["versions"][0]["index_version"] == 1
 
 
 def test_only_loopback_listens(split) -> None:

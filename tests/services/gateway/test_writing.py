@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from urllib.parse import quote
 
 import pytest
@@ -174,3 +175,14 @@ async def test_the_quota_of_documents_holds(world) -> None:
     await world.put("acme", key, a="one", b="two")
     body = {"documents": [{"id": "c", "text": "three"}]}
     assert (await world.client.post(DOCUMENTS, json=body, headers=key)).status_code == 429
+
+
+async def test_a_job_whose_process_is_gone_has_failed(world, monkeypatch) -> None:
+    key = world.tenant("acme")
+    body = {"sources": ["https://docs.example.com/public/a"]}
+    job_id = (await world.client.post("/t/acme/v1/jobs", json=body, headers=key)).json()["job_id"]
+    monkeypatch.setattr("services.gateway.routes.jobs.SILENCE", timedelta(0))
+    assert (await world.client.get(f"/t/acme/v1/jobs/{job_id}", headers=key)).json()["state"] == "queued"
+    world.jobs.lost = True
+    job = (await world.client.get(f"/t/acme/v1/jobs/{job_id}", headers=key)).json()
+    assert (job["state"], "process ended" in job["error"]) == ("failed", True)
