@@ -174,7 +174,9 @@ class RemoteObjects:
         try:
             with _translated():
                 result = obstore.get(self._store, key)
-                return bytes(result.bytes()), {"e_tag": result.meta["e_tag"], "version": result.meta["version"]}
+                # The client refuses a None here, and a plain bucket has no versions.
+                known = {name: result.meta[name] for name in ("e_tag", "version") if result.meta[name] is not None}
+                return bytes(result.bytes()), known
         except FileNotFoundError:
             return None
 
