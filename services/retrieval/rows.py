@@ -61,11 +61,8 @@ class RowStore:
         self.vectors: Float32 = matrix(ordered["vector"])
         self._table = ordered.drop_columns([ROW_ID, "vector"])
         self._passages: list[Passage | None] = [None] * len(ids)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, with what the passages will add once all were asked for."""
-        return int(self.vectors.nbytes + self.ids.nbytes + 3 * self._table.nbytes)
+        # Bytes held, with what the passages will add once all were asked for.
+        self.nbytes = int(self.vectors.nbytes + self.ids.nbytes + 3 * self._table.nbytes)
 
     def positions(self, rows: Int64) -> Int64:
         """(n,) int64 places of row ids in this store; raises KeyError for one that is not held."""

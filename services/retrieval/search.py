@@ -225,7 +225,6 @@ class LocalRetriever:
         except Unavailable:
             self._open.pop(key, None)
             raise
-        self._trim()
         return corpus
 
     async def _opened(self, scope: TenantScope, release: Release) -> Corpus:
@@ -235,6 +234,7 @@ class LocalRetriever:
         corpus = Corpus(table, release)
         if release.chunks <= EAGER_ROWS and release.chunks * BYTES_PER_ROW <= self._settings.rows_bytes:
             await self._load(corpus)
+        self._trim()
         return corpus
 
     async def _translated(self, work: Any) -> Any:
