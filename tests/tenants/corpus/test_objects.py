@@ -82,7 +82,9 @@ def test_put_new_has_one_winner(objects):
     assert objects.get("x/1") == str(won[0]).encode()
 
 
-def test_swaps_lose_no_update(objects):
+def test_swaps_of_many_threads_lose_no_update(tmp_path):
+    objects = LocalObjects(tmp_path)
+
     def count() -> None:
         for _ in range(5):
             objects.swap("counter", lambda data: str(int(data or b"0") + 1).encode())
@@ -93,8 +95,27 @@ def test_swaps_lose_no_update(objects):
     for thread in threads:
         thread.join()
     assert objects.get("counter") == b"20"
-    objects.swap("counter", lambda data: None)
-    assert objects.get("counter") == b"20"
+
+
+def test_swap_that_lost_a_race_looks_again(bucket):
+    """One competitor, between the read and the write: the test server's own check is not atomic under threads."""
+    objects, seen = RemoteObjects(bucket), []
+
+    def change(data: bytes | None) -> bytes:
+        seen.append(data)
+        if len(seen) < 3:
+            objects.put("x", f"competitor {len(seen)}".encode())
+        return b"mine"
+
+    objects.swap("x", change)
+    assert seen == [None, b"competitor 1", b"competitor 2"]
+    assert objects.get("x") == b"mine"
+
+
+def test_swap_may_leave_the_value_alone(objects):
+    objects.put("x", b"1")
+    objects.swap("x", lambda data: None)
+    assert objects.get("x") == b"1"
 
 
 def test_lease_and_releases_on_an_object_store(bucket, make_release):
