@@ -20,20 +20,20 @@ $(VENV)/.made:
 
 $(VENV)/.torch: | $(VENV)/.made
 	@if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then \
-	  echo "GPU found: torch with CUDA"; $(PIP) install --quiet torch==$(TORCH_VERSION); \
+	  echo "GPU found: torch with CUDA"; $(PIP) install -qq torch==$(TORCH_VERSION); \
 	else \
 	  echo "no GPU: torch for CPU"; \
-	  $(PIP) install --quiet "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
-	  || $(PIP) install --quiet torch==$(TORCH_VERSION) --index-url $(TORCH_CPU_INDEX); \
+	  $(PIP) install -qq "torch==$(TORCH_VERSION)+cpu" 2>/dev/null \
+	  || $(PIP) install -qq torch==$(TORCH_VERSION) --index-url $(TORCH_CPU_INDEX); \
 	fi
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.torch
-	$(PIP) install --quiet -c constraints.txt -e .
+	$(PIP) install -qq -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
-	$(PIP) install --quiet -c constraints.txt -e ".[dev,postgres,bench]"
+	$(PIP) install -qq -c constraints.txt -e ".[dev,postgres,bench]"
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv with what the platform needs (CPU torch where there is no GPU)

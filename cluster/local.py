@@ -40,7 +40,7 @@ from services.settings import Settings, child_environment
 from tenants.errors import Cancelled, InFlight, Unavailable
 from tenants.secrets import load_or_create_secret
 
-START_LIMIT_S = 120.0
+START_LIMIT_S = 300.0
 GRACE_S = 5.0
 POLL_S = 0.1
 

@@ -42,13 +42,14 @@ APPLICATION = "fathom"  # as cluster.deploy names it
 DATA, DOCUMENTS = "fathom-data", "fathom-documents"
 # Half a GPU each would let two retrievers share one node; 0.6 keeps them apart and leaves room for an encoder.
 RETRIEVER_GPUS, ENCODER_GPUS = 0.6, 0.4
+ON_NODES = ("database_url", "admin_key", "pepper")  # what a job finds on its node, as it may not travel with the job
 NODE: Mapping[str, Any] = {"num_cpus": 4, "num_gpus": 1, "object_store_memory": 200 * 1024 * 1024}
 GRACE_S = 3.0
 POLL_S = 0.25
 
 
 def run_inside(command: Sequence[str], retriever: Replicas) -> int:
-    """Start the servers, then `command DATA_DIR S3_URL` with what it needs in its environment; gives its exit code."""
+    """Start the servers, then `command DATA_DIR` with what it needs in its environment; gives its exit code."""
     with s3() as store, postgres() as database, tempfile.TemporaryDirectory(prefix="fathom-nodes-") as data_dir:
         for bucket in (DATA, DOCUMENTS):
             store.create(bucket)
@@ -58,8 +59,7 @@ def run_inside(command: Sequence[str], retriever: Replicas) -> int:
             write_record(info)
             settings_path(info).write_text(settings.model_dump_json(), encoding="utf-8")
             environment = child_environment(_environment(info, settings, store))
-            words = [*command, data_dir, store.url]
-            return subprocess.run(words, env=environment, check=False).returncode  # noqa: S603 - ours, word for word
+            return subprocess.run([*command, data_dir], env=environment, check=False).returncode  # noqa: S603 - ours, word for word
         finally:
             processes.stop(info.id, grace_s=GRACE_S)
             shutil.rmtree(info.temp_dir, ignore_errors=True)
@@ -102,6 +102,7 @@ def _environment(info: PlatformInfo, settings: Settings, store: S3Server) -> dic
         **driver_environment(info),
         **store.environment,
         processes.MARK: info.id,
+        **{f"FATHOM_{name.upper()}": str(getattr(settings, name)) for name in ON_NODES},
         "RAY_TMPDIR": info.temp_dir,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
@@ -150,9 +151,7 @@ class Nodes:
 
     def tasks(self, name: str) -> Counter[str]:
         """How many finished tasks with `name` in their names ran on each node, from Ray's own record of tasks."""
-        tasks = list_tasks(
-            address=self.info.dashboard, filters=[("state", "=", "FINISHED")], limit=10_000, headers=self._headers
-        )
+        tasks = list_tasks(address=self.info.dashboard, filters=[("state", "=", "FINISHED")], limit=10_000)
         return Counter(str(task.node_id) for task in tasks if name in task.name)
 
     def kill(self, node_id: str) -> int:

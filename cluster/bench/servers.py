@@ -128,10 +128,6 @@ class S3Server:
         """Make an empty bucket; a name has at least three characters."""
         httpx.put(f"{self.url}/{bucket}").raise_for_status()
 
-    def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Store one object."""
-        httpx.put(f"{self.url}/{bucket}/{key}", content=data, timeout=60).raise_for_status()
-
 
 @contextlib.contextmanager
 def s3() -> Iterator[S3Server]:

@@ -19,6 +19,9 @@ from tenants.records import Tenant
 from tenants.scope import TenantScope
 from tenants.store import Store
 
+# Ray's and MLflow's own remarks do not belong between the lines of a progress; failures reach us as exceptions.
+QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "ERROR", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -39,6 +42,7 @@ def run_here(order: Order, settings: Settings) -> dict[str, Any]:
     if info is not None:
         adopt_environment(driver_environment(info))
         settings = platform_settings(settings, info)
+    adopt_environment(QUIET)
     # Loaded after the environment is set: Ray reads it at import.
     from jobs.indexing.pipeline import run_index_job
 
