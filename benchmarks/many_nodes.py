@@ -29,10 +29,9 @@ from cluster.bench import corpus
 from cluster.bench.load import Call, Sample, closed_loop, figures
 from cluster.bench.nodes import DOCUMENTS, Nodes, nodes, run_inside, wait_until
 from cluster.bench.platform import Platform, Tenant
-from cluster.bench.servers import S3Server
 from cluster.platform import read_record
-from services.control_plane import open_control_plane
 from services.settings import Replicas
+from tenants.corpus.objects import open_objects
 from tenants.errors import FathomError
 
 NODES = 3
@@ -68,10 +67,10 @@ class Load(threading.Thread):
             number += 1
 
 
-def index(cluster: Nodes, tenant: Tenant, store: S3Server, documents: int) -> dict[str, Any]:
+def index(cluster: Nodes, tenant: Tenant, documents: int) -> dict[str, Any]:
     """Index JSONL from S3 through `POST …/jobs`; where its shards were embedded."""
     lines = "".join(json.dumps(row) + "\n" for row in corpus.documents(documents, seed=7))
-    store.put(DOCUMENTS, "corpus/documents.jsonl", lines.encode())
+    open_objects(f"s3://{DOCUMENTS}/corpus").put("documents.jsonl", lines.encode())
     headers = {"Authorization": f"Bearer {tenant.key}"}
     started = time.monotonic()
     body = {"sources": [f"s3://{DOCUMENTS}/corpus/"]}
@@ -168,7 +167,7 @@ def exported(cluster: Nodes, tenant: str) -> dict[str, Any]:
     return found
 
 
-def measure(data_dir: str, store: S3Server, *, quick: bool) -> dict[str, Any]:
+def measure(data_dir: str, *, quick: bool) -> dict[str, Any]:
     """All phases on one platform."""
     info = read_record(data_dir)
     if info is None:
@@ -179,9 +178,8 @@ def measure(data_dir: str, store: S3Server, *, quick: bool) -> dict[str, Any]:
         up_s = round(time.monotonic() - started, 1)
         platform = Platform(info.url, str(cluster.settings.admin_key), data_dir)
         tenant = platform.create("acme")
-        open_control_plane(cluster.settings).close()
         texts = corpus.questions(200, documents, seed=7)
-        report: dict[str, Any] = {"start_s": up_s, "index": index(cluster, tenant, store, documents)}
+        report: dict[str, Any] = {"start_s": up_s, "index": index(cluster, tenant, documents)}
         report |= {} if quick else {"scale": scale(cluster, tenant, texts)}
         return report | {"kill": kill(cluster, tenant, texts), "metrics": exported(cluster, tenant.name)}
 
@@ -190,14 +188,14 @@ def main() -> int:
     """Start the servers and this file again inside of them, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two retrievers all the time, fewer documents")
-    parser.add_argument("--inside", nargs=2, metavar=("DATA_DIR", "S3"), help=argparse.SUPPRESS)
+    parser.add_argument("--inside", metavar="DATA_DIR", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inside is None:
         fewest = 2 if given.quick else 1
         retriever = Replicas(min=fewest, max=2 if given.quick else NODES, gpus=0.6, target_ongoing=2)
         command = [sys.executable, __file__, *(["--quick"] if given.quick else []), "--inside"]
         return run_inside(command, retriever)
-    report = measure(given.inside[0], S3Server(given.inside[1]), quick=given.quick)
+    report = measure(given.inside, quick=given.quick)
     about = {"machine": machine.machine(), "cores": os.cpu_count(), "python": machine.python_version()}
     print(json.dumps({**report, **about, "date": datetime.now(UTC).date().isoformat()}, indent=2))
     return 0

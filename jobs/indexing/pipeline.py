@@ -56,7 +56,7 @@ def index_line(shards: Sequence[int], context: LineContext, settings: Settings) 
         .map_batches(
             _Embed,
             fn_constructor_args=(context,),
-            batch_size=None,
+            batch_size=1,  # a shard is one row; with GPUs Ray Data wants a number
             batch_format="pyarrow",
             num_cpus=_EMBED_CPUS,
             num_gpus=gpus,
