@@ -34,7 +34,7 @@ from cluster.platform import (
 )
 from cluster.ports import choose_ports
 from cluster.ray_head import driver_environment, head_command, head_environment
-from cluster.status import answer_status, is_answering, is_ready
+from cluster.status import answer_status, is_answering, is_ready, is_running
 from services.control_plane import open_control_plane, operator_key
 from services.settings import Settings, child_environment
 from tenants.errors import Cancelled, InFlight, Unavailable
@@ -48,7 +48,7 @@ Report = Callable[[str], None]
 
 
 def up(settings: Settings, *, port_asked: bool = False, report: Report = lambda _: None) -> PlatformInfo:
-    """Start what is not running; returns when /readyz answers 200.
+    """Start what is not running; returns when /readyz answers 200. A busy platform is waited for, never replaced.
 
     Raises `Conflict` for a taken port that was asked for, `InFlight` while another `up` or `down` is at work,
     `Unavailable` naming the log when a part does not come up; nothing is left running then.
@@ -56,7 +56,8 @@ def up(settings: Settings, *, port_asked: bool = False, report: Report = lambda 
     data_dir = str(Path(settings.data_dir).absolute())
     with _exclusive(data_dir):
         running = read_record(data_dir)
-        if running and running.ready and is_ready(running):
+        if running and running.ready and is_running(running):
+            _await("the gateway", running, "ray", lambda: is_ready(running))
             return running
         if running:
             _clear(running)

@@ -61,6 +61,11 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path, limit
     return False
 
 
+def is_member(pid: int, platform_id: str) -> bool:
+    """Whether `pid` runs and is the platform's: a number that was given to another process since is not."""
+    return _look(pid) is not None and _carries(pid, platform_id)
+
+
 def is_alive(pid: int) -> bool:
     """Whether the process runs; one that ended and was not collected does not."""
     return _look(pid) is not None

@@ -14,9 +14,14 @@ TIMEOUT_S = 5.0
 
 
 def running_platform(data_dir: str) -> PlatformInfo | None:
-    """The platform on `data_dir` if it is up (its gateway's port answers); None otherwise."""
+    """The platform on `data_dir` if it is up: it was ready once and its parts run. A busy one is up as well."""
     info = read_record(data_dir)
-    return info if info and info.ready and is_answering(info.url + "/livez") else None
+    return info if info and info.ready and is_running(info) else None
+
+
+def is_running(info: PlatformInfo) -> bool:
+    """Whether every process that `up` started itself is still there."""
+    return bool(info.pids) and all(processes.is_member(pid, info.id) for pid in info.pids.values())
 
 
 def is_ready(info: PlatformInfo) -> bool:

@@ -54,10 +54,9 @@ class Submission:
         """Ask its process to end."""
         self._client.stop_job(self._identity)
 
-    def last_line(self) -> str:
-        """The last line it printed that says something, "" without one."""
-        lines = [line for line in self._client.get_job_logs(self._identity).splitlines() if line.strip()]
-        return str(lines[-1]) if lines else ""
+    def lines(self) -> list[str]:
+        """What it printed, without empty lines."""
+        return [line for line in self._client.get_job_logs(self._identity).splitlines() if line.strip()]
 
 
 def _first(error: Exception) -> str:

@@ -8,7 +8,7 @@ its unit. `FATHOM_` + the field's name in capitals is its environment variable; 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 MIB = 1024 * 1024
+FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # would lead our processes to another Ray, or with another token
 
 
 class _Section(BaseModel):
@@ -187,16 +188,18 @@ def setting_sources(file: Path | None = None, **flags: Any) -> dict[str, str]:
 
 
 def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process of the platform: this one: without `FATHOM_*`, with `extra`.
+    """The environment for a process of the platform: this one without `FATHOM_*` and `FOREIGN`, with `extra`.
 
     A child gets its settings from a file that holds every value; a variable left over would win over it.
     """
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("FATHOM_")}
-    return {**kept, **extra}
+    return {**{key: value for key, value in kept.items() if key not in FOREIGN}, **extra}
 
 
-def adopt_environment(extra: Mapping[str, str]) -> None:
-    """Set variables that a library reads when it is imported; for entry points only."""
+def adopt_environment(extra: Mapping[str, str], *, drop: Collection[str] = ()) -> None:
+    """Set variables that a library reads when it is imported, and unset those of `drop`; for entry points only."""
+    for name in drop:
+        os.environ.pop(name, None)
     os.environ.update(extra)
 
 

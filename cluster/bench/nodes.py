@@ -103,6 +103,7 @@ def _environment(info: PlatformInfo, settings: Settings, store: S3Server) -> dic
         **store.environment,
         processes.MARK: info.id,
         **{f"FATHOM_{name.upper()}": str(getattr(settings, name)) for name in ON_NODES},
+        "RAY_worker_niceness": "0",  # not behind everything else on this machine
         "RAY_TMPDIR": info.temp_dir,
         "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
