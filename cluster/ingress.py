@@ -14,13 +14,15 @@ from services.settings import Settings
 from tenants.errors import Unavailable
 
 LOOPBACK = "127.0.0.1"
+# Serve gives a proxy 5 s to start and kills it then: too little for two cores that also load models.
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30"}
 DRAIN_S = 5  # how long a leaving replica still answers, so that HAProxy has left it before it is gone
 RETRY_ON = "conn-failure empty-response"  # only reads are retried after a connection stood: see frontend.rules
 
 
 def serve_environment(info: PlatformInfo, settings: Settings) -> dict[str, str]:
     """Variables for the Ray head (and for workers of a cluster). Without HAProxy: Serve's Python proxy."""
-    common = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(info.ports.serve_fallback)}
+    common = {"RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(info.ports.serve_fallback), **PATIENCE}
     if not settings.haproxy:
         return {**common, "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     return {**common, **haproxy_environment(f"{info.temp_dir}/h")} | {
