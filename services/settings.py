@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     data_root: str | None = None  # where tenants' data lies: a path or s3://…; default data_dir
     database_url: str | None = None  # control plane; default SQLite in data_dir
     audit_database_url: str | None = None  # audit log; default SQLite in data_dir, or database_url if PostgreSQL
+    model_dir: str | None = None  # compiled models, shareable between platforms; default: in data_dir
     mlflow_tracking_uri: str | None = None  # default SQLite in data_dir; `off` tracks nothing
     redis_url: str | None = None
     admin_key: str | None = None
@@ -151,6 +152,11 @@ class Settings(BaseSettings):
         """The audit log's database: beside the control plane, in PostgreSQL the same one."""
         shared = self.database_url if (self.database_url or "").startswith("postgresql") else None
         return self.audit_database_url or shared or f"sqlite:///{Path(self.data_dir).absolute()}/audit.db"
+
+    @property
+    def model_cache(self) -> str:
+        """Where compiled models lie on this machine, absolute."""
+        return str(Path(self.model_dir or Path(self.data_dir) / "models").absolute())
 
     @property
     def mlflow_uri(self) -> str:

@@ -201,7 +201,7 @@ def make_context(
         limits=settings.limits,
         allow=allow,
         embedder=line.embedder,
-        cache_dir=str(Path(settings.data_dir).absolute() / "models"),
+        cache_dir=settings.model_cache,
         threads=settings.cpu_threads,
         device=settings.device,
     )

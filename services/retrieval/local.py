@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 
 from services.embedding.encoder import load_encoder
 from services.embedding.queries import QueryEncoder
@@ -15,15 +14,10 @@ from services.settings import Settings
 
 def open_retriever(settings: Settings) -> LocalRetriever:
     """Ready to answer: the built-in embedder is compiled and warm. Other embedders load on first use."""
-    load = partial(load_encoder, cache_dir=model_cache(settings), threads=threads(settings), device=settings.device)
+    load = partial(load_encoder, cache_dir=settings.model_cache, threads=threads(settings), device=settings.device)
     builtin = load(BUILTIN)
     builtin.encode(["warm up"])
     return LocalRetriever(QueryEncoder(lambda model: builtin if model == BUILTIN else load(model)), settings.retrieval)
-
-
-def model_cache(settings: Settings) -> str:
-    """Where compiled graphs lie on this machine."""
-    return str(Path(settings.data_dir).absolute() / "models")
 
 
 def threads(settings: Settings) -> int:

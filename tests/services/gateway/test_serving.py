@@ -26,6 +26,7 @@ from services.settings import Ingest, Replicas, Settings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
+MODELS = Path(__file__).resolve().parents[3] / ".pytest_cache" / "models"  # compiled once for many runs
 SOURCE = "https://docs.example.invalid/"
 DOCUMENTS = [
     {"id": "paris", "text": "Paris is the capital of France. It lies on the Seine.", "metadata": {"kind": "city"}},
@@ -39,6 +40,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PlatformIn
         data_dir=str(tmp_path_factory.mktemp("split")),
         port=0,
         topology="split",
+        model_dir=str(MODELS),
         ingest=Ingest(allow=(SOURCE,)),
         gateway=Replicas(max_ongoing=8, max_queued=8),
     )
