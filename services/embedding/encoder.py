@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 
-LENGTH_MULTIPLE = 8
+LENGTH_MULTIPLE = 16
 # Part of the fingerprint: change it when the vectors of the default CPU engine change. A GPU or an older processor
 # computes the same model in bf16 or fp32; the vectors agree within the fidelity that compile.py demands.
 PRECISION_RECIPE = "int8 1"
