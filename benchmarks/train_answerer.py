@@ -3,7 +3,7 @@
     python benchmarks/train_answerer.py --data DIR [--limit 300] [--others 300] > services/evidence/coefficients.py
 
 The sentence model: softmax over a question's sentences, the loss is −log of the share of those that hold the gold
-answer (SQuAD), come closest to the gold text (PubMedQA, token F1) or lie in a relevant document (MedQuAD).
+answer (SQuAD), come closest to the gold text (PubMedQA, token F1) or lie in a relevant document (MedQuAD, Vespa).
 The abstention: logistic regression of answerable questions against their twins. The threshold: what 90 % of the
 answerable questions pass. Never touches what measures: SQuAD's held-out titles and the dev splits.
 """
@@ -40,7 +40,12 @@ from services.reranking.first_stage import FirstStage
 from services.retrieval.fusion import FusionProfile, fuse
 
 # Set, split, share of --limit. MedQuAD's twins are half answerable: other pages on the same disease remain.
-SETS = (("squad_v1_train", "trained", 1.0), ("pubmedqa", "train", 0.5), ("medquad", "train", 0.5))
+SETS = (
+    ("squad_v1_train", "trained", 1.0),
+    ("pubmedqa", "train", 0.5),
+    ("medquad", "train", 0.5),
+    ("vespa_docs", "train", 1.0),
+)
 SENTENCE_PENALTY, ABSTENTION_PENALTY = 0.003, 10.0
 STEPS, RATE = 3_000, 0.5
 
@@ -69,7 +74,7 @@ async def case_of(index: MemoryIndex, encoder: Encoder, asked: Asked, *, twin: b
     found = sentences(evidence, want)
     if not found:
         return None
-    table = features(want, found, encoder.encode([one.text for one in found]), evidence, candidates)
+    table = features(want, found, encoder.encode([one.head for one in found]), evidence, candidates)
     return Case(want, found, table, right_ones(asked, found, evidence), evidence, candidates, twin)
 
 
@@ -158,10 +163,8 @@ def main() -> None:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     print('"""Coefficients of the sentence model and of the abstention: fitted, not chosen.\n')
     print(f"Printed by `benchmarks/train_answerer.py --limit {options.limit} --others {options.others}` on {today}")
-    print(
-        "from the training parts of SQuAD 1.1 (CC BY-SA 4.0), PubMedQA (MIT) and MedQuAD (CC BY 4.0); figures on what"
-    )
-    print('was held out: `benchmarks/answers.py`.\n"""\n')
+    print("from the training parts of SQuAD 1.1 (CC BY-SA 4.0), PubMedQA (MIT), MedQuAD (CC BY 4.0) and Vespa")
+    print('(Apache-2.0); figures on what was held out: `benchmarks/answers.py`.\n"""\n')
     print(printed("SENTENCE", {"bias": bias, **dict(zip(FEATURES, weights.tolist(), strict=True))}))
     print(
         printed("ABSTENTION", {"bias": base, **dict(zip(ABSTENTION_FEATURES, answered.tolist(), strict=True))}), end=""

@@ -36,7 +36,7 @@ class ExtractiveAnswerer:
         picks: Sequence[Pick] = ()
         probability = 0.0
         if found and scope.release is not None:
-            vectors = await self._retriever.embed(scope.release.embedder, [one.text for one in found])
+            vectors = await self._retriever.embed(scope.release.embedder, [one.head for one in found])
             table = features(want, found, vectors, evidence, candidates)
             logit = logits(table)
             probability = answerable(evidence_features(want, found, table, logit, evidence, candidates))

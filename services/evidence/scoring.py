@@ -40,6 +40,7 @@ FEATURES = (
     "question",  # is itself a question
 )
 MAX_UNITS = 32  # embedded per question: the answerer's time is nearly all spent on them
+HEAD_CHARS = 320  # of a sentence that are embedded; only code and run-on text is longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Sentence:
     text: str
     terms: frozenset[str]
     context: frozenset[str]
+
+    @property
+    def head(self) -> str:
+        """What of it is embedded."""
+        return self.text[:HEAD_CHARS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ def _promising(found: list[Sentence], want: Wanted) -> list[Sentence]:
 def features(
     want: Wanted, found: Sequence[Sentence], vectors: Float32, evidence: Evidence, candidates: Candidates
 ) -> Float32:
-    """(m, len(FEATURES)) float32, one row a sentence; `vectors` (m, d) are the sentences' unit vectors."""
+    """(m, len(FEATURES)) float32, one row a sentence; `vectors` (m, d) are unit vectors of their heads."""
     rows = np.array([evidence.rows[one.place] for one in found])
     cosine = vectors @ candidates.query_vector
     recall = np.array([want.recall(one.terms) for one in found], dtype=np.float32)
