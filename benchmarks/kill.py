@@ -11,11 +11,13 @@ Prints one JSON document; exit code 1 when a document is lost, repeated or diffe
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import json
 import os
 import platform
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -63,6 +65,7 @@ def main() -> int:
     options = _parser().parse_args()
     if options.child:
         return _child(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="fathom-kill-") as folder:
         return _bench(options, Path(folder))
 
@@ -125,6 +128,7 @@ def _killed_run(
     """Run one job to its end through kills; a run stops being killed when the wanted number is reached."""
     while True:
         process = _start(options, folder, source, tenant)
+        atexit.register(_end_children, process)
         tally.attempts += 1
         lost = _lost(folder, tenant)
         while process.poll() is None and sum(tally.kills.values()) < options.kills:
