@@ -10,6 +10,7 @@ candidates, since that is the neighbourhood in which sentences must be told apar
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,7 @@ FEATURES = (
 )
 MAX_UNITS = 32  # embedded per question: the answerer's time is nearly all spent on them
 HEAD_CHARS = 320  # of a sentence that are embedded; only code and run-on text is longer
+_BOILERPLATE = re.compile(r"\s*(?:__all__\b|import\s|from\s+\S+\s+import\b|#include\b)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
     """At most MAX_UNITS sentences of the evidence in reading order, the most promising by words alone.
 
     A sentence that two overlapping chunks of one document share, or that two documents say alike, counts once. A
-    heading answers nothing, it is context of what follows.
+    heading answers nothing, it is context of what follows; a list of imports or exports names everything and says
+    nothing.
     """
     found: list[Sentence] = []
     seen: set[str] = set()
@@ -114,7 +117,7 @@ def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
             terms = frozenset(content(text))
             if unit.kind == "heading":
                 around |= terms
-            elif text not in seen:
+            elif text not in seen and not (unit.kind == "code" and _BOILERPLATE.match(text)):
                 context = terms | before | around
                 found.append(Sentence(place, index, unit.start, unit.end, unit.kind, text, terms, context))
             seen.add(text)
