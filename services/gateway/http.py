@@ -57,6 +57,13 @@ def failures(errors: tuple[int, ...], *, openai: bool = False) -> dict[int | str
     return {code: {"description": _TEXT[code], "content": content} for code in errors}
 
 
+def repeatable() -> dict[str, Any]:
+    """`openapi_extra=` of a route that knows `Idempotency-Key`."""
+    text = "The first answer is kept for 24 hours and given to repeats with the same key and body"
+    schema = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"}
+    return {"parameters": [{"name": "Idempotency-Key", "in": "header", "description": text, "schema": schema}]}
+
+
 def accepts(model: type[BaseModel], *, multipart: bool = False) -> dict[str, Any]:
     """`openapi_extra=` of a route that reads its own body."""
     content: dict[str, Any] = {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}

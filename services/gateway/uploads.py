@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+
 from fastapi import Request
 from starlette.datastructures import UploadFile
 
+from services import deadline
 from services.gateway.bodies import checked_id
 from services.gateway.ports import Upload
 from services.settings import Limits
@@ -19,7 +24,7 @@ async def read_uploads(request: Request, limits: Limits) -> tuple[list[Upload], 
 
     Raises `InvalidInput` naming the part. The body's size is bounded before this reads it.
     """
-    async with request.form(max_files=limits.batch_documents, max_fields=8) as form:
+    async with deadline.enforced(), request.form(max_files=limits.batch_documents, max_fields=8) as form:
         uploads: list[Upload] = []
         collection = "default"
         for name, value in form.multi_items():
@@ -34,6 +39,11 @@ async def read_uploads(request: Request, limits: Limits) -> tuple[list[Upload], 
     if not uploads:
         raise InvalidInput.field("/files", "no file was sent")
     return uploads, collection
+
+
+def written(uploads: Sequence[Upload], collection: str) -> str:
+    """What was sent, in short: the collection, and each file's name and digest. Two texts differ when the bodies do."""
+    return json.dumps([collection, *([one.name, hashlib.sha256(one.content).hexdigest()] for one in uploads)])
 
 
 async def _upload(number: int, file: UploadFile) -> Upload:

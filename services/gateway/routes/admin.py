@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from services import deadline
 from services.gateway import bodies, replies
 from services.gateway.auth import admin
-from services.gateway.http import ADMIN_ERRORS, accepts, answers, iso, reply
+from services.gateway.http import ADMIN_ERRORS, accepts, answers, iso, repeatable, reply
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from tenants.config import merged, validate_config
@@ -37,7 +37,7 @@ async def list_tenants(platform: Operator) -> Response:
     "",
     status_code=201,
     responses=answers(replies.TenantCreated, 201, errors=ADMIN_ERRORS),
-    openapi_extra=accepts(bodies.TenantBody),
+    openapi_extra=accepts(bodies.TenantBody) | repeatable(),
 )
 async def create_tenant(request: Request, platform: Operator) -> Response:
     """A new tenant and its first key, of scope admin; the key is shown once."""
@@ -49,7 +49,7 @@ async def create_tenant(request: Request, platform: Operator) -> Response:
         key, _ = await asyncio.to_thread(platform.store.add_key, tenant, "admin")
         return reply(tenant_json(tenant) | {"api_key": key}, 201)
 
-    return await once(request, OWNER, create, tenant=body.name)
+    return await once(request, OWNER, create, body=body.model_dump_json, tenant=body.name)
 
 
 @router.get("/{tenant}", responses=answers(replies.TenantReply, errors=ADMIN_ERRORS))
@@ -100,7 +100,7 @@ async def list_keys(platform: Operator, tenant: str) -> Response:
     "/{tenant}/keys",
     status_code=201,
     responses=answers(replies.KeyCreated, 201, errors=ADMIN_ERRORS),
-    openapi_extra=accepts(bodies.KeyBody),
+    openapi_extra=accepts(bodies.KeyBody) | repeatable(),
 )
 async def create_key(request: Request, platform: Operator, tenant: str) -> Response:
     """A new key; it is shown once."""
@@ -112,7 +112,7 @@ async def create_key(request: Request, platform: Operator, tenant: str) -> Respo
         key, info = await asyncio.to_thread(platform.store.add_key, found, body.scope, expires_at)
         return reply(key_json(info) | {"api_key": key}, 201)
 
-    return await once(request, OWNER, create, tenant=found.name)
+    return await once(request, OWNER, create, body=body.model_dump_json, tenant=found.name)
 
 
 @router.delete("/{tenant}/keys/{key_id}", responses=answers(replies.KeyReply, errors=ADMIN_ERRORS))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -13,11 +15,10 @@ from services.gateway import bodies, replies
 from services.gateway.admission import counted
 from services.gateway.auth import Access, may, platform_of
 from services.gateway.cursors import decode, encode
-from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
-from services.gateway.idempotency import once
+from services.gateway.http import TENANT_ERRORS, accepts, answers, repeatable, reply
+from services.gateway.idempotency import Material, once
 from services.gateway.ports import Platform, Upload
-from services.gateway.uploads import read_uploads
-from tenants.errors import InvalidInput, QuotaExceeded
+from services.gateway.uploads import read_uploads, written
 
 router = APIRouter(prefix="/t/{tenant}/v1", tags=["documents"])
 
@@ -47,18 +48,17 @@ async def list_documents(
 @router.post(
     "/documents",
     responses=answers(replies.Indexed, errors=_WRITE_ERRORS),
-    openapi_extra=accepts(bodies.DocumentsBody, multipart=True),
+    openapi_extra=accepts(bodies.DocumentsBody, multipart=True) | repeatable(),
 )
 async def add_documents(request: Request, access: Writer) -> Response:
     """Index a small batch; it is visible to search when this returns."""
     platform = _writing(request, access)
-    rows, uploads, collection = await _batch(request, platform)
-    await _within_quota(platform, access, len(rows) + len(uploads))
+    batch = await _batch(request, platform)
 
     async def index() -> Response:
-        return reply(await platform.indexer.index(access.scope, rows, uploads, collection))
+        return reply(await platform.indexer.index(access.scope, batch.rows, batch.uploads, batch.collection))
 
-    return await once(request, access.scope.uid, index)
+    return await once(request, access.scope.uid, index, body=batch.written)
 
 
 @router.get("/documents/{document_id:path}", responses=answers(replies.DocumentReply))
@@ -89,7 +89,7 @@ async def list_versions(request: Request, access: Reader) -> Response:
 @router.post(
     "/rollback",
     responses=answers(replies.IndexVersion, errors=_WRITE_ERRORS),
-    openapi_extra=accepts(bodies.RollbackBody),
+    openapi_extra=accepts(bodies.RollbackBody) | repeatable(),
 )
 async def roll_back(request: Request, access: Owner) -> Response:
     """Publish an earlier version again; erased documents do not come back."""
@@ -99,13 +99,13 @@ async def roll_back(request: Request, access: Owner) -> Response:
     async def flip() -> Response:
         return reply(await platform.indexer.rollback(access.scope, body.to))
 
-    return await once(request, access.scope.uid, flip)
+    return await once(request, access.scope.uid, flip, body=body.model_dump_json)
 
 
 @router.post(
     "/erase",
     responses=answers(replies.Erased, errors=_WRITE_ERRORS),
-    openapi_extra=accepts(bodies.EraseBody),
+    openapi_extra=accepts(bodies.EraseBody) | repeatable(),
 )
 async def erase(request: Request, access: Owner) -> Response:
     """Remove documents from every version and from the audit's text, for good."""
@@ -118,7 +118,7 @@ async def erase(request: Request, access: Owner) -> Response:
         await asyncio.to_thread(platform.audit.erase_documents, access.scope.uid, wanted)
         return reply(outcome)
 
-    return await once(request, access.scope.uid, remove)
+    return await once(request, access.scope.uid, remove, body=body.model_dump_json)
 
 
 def _writing(request: Request, access: Access) -> Platform:
@@ -129,19 +129,20 @@ def _writing(request: Request, access: Access) -> Platform:
     return platform
 
 
-async def _batch(request: Request, platform: Platform) -> tuple[list[dict[str, Any]], list[Upload], str]:
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A small batch as it was sent; `written` says what it holds."""
+
+    rows: list[dict[str, Any]]
+    uploads: list[Upload]
+    collection: str
+    written: Material
+
+
+async def _batch(request: Request, platform: Platform) -> _Batch:
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         uploads, collection = await read_uploads(request, platform.settings.limits)
-        return [], uploads, collection
+        return _Batch([], uploads, collection, partial(written, uploads, collection))
     body = await bodies.read_body(request, bodies.DocumentsBody)
-    return bodies.to_rows(body, platform.settings.limits), [], body.collection
-
-
-async def _within_quota(platform: Platform, access: Access, added: int) -> None:
-    """A batch that could exceed the tenant's quota of documents is refused whole."""
-    scope = await platform.catalogue.pinned(access.scope)
-    held, quota = scope.release.documents if scope.release else 0, access.scope.config.quotas.documents
-    if added > quota:
-        raise InvalidInput.field("/documents", f"this batch alone exceeds the quota of {quota} documents")
-    if held + added > quota:
-        raise QuotaExceeded(f"the index holds {held} of {quota} documents; delete some or raise the quota")
+    rows = bodies.to_rows(body, platform.settings.limits)
+    return _Batch(rows, [], body.collection, body.model_dump_json)

@@ -12,11 +12,11 @@ from fastapi.responses import Response
 from services.gateway import bodies, replies
 from services.gateway.admission import counted
 from services.gateway.auth import Access, may, platform_of
-from services.gateway.http import TENANT_ERRORS, accepts, answers, iso, reply
+from services.gateway.http import TENANT_ERRORS, accepts, answers, iso, repeatable, reply
 from services.gateway.idempotency import once
 from services.gateway.ingest_urls import check_sources
 from services.gateway.ports import Platform
-from tenants.errors import FathomError
+from tenants.errors import FathomError, Overloaded, Unavailable
 from tenants.ids import new_job_id
 from tenants.records import FINISHED, JobRow
 
@@ -34,7 +34,7 @@ _COUNTS = ("new", "changed", "unchanged", "deleted", "failed")
     "",
     status_code=202,
     responses=answers(replies.JobAccepted, 202, errors=_WRITE_ERRORS),
-    openapi_extra=accepts(bodies.JobBody),
+    openapi_extra=accepts(bodies.JobBody) | repeatable(),
 )
 async def submit(request: Request, access: Writer) -> Response:
     """Queue an indexing job over URLs that the platform's `ingest.allow` admits."""
@@ -46,7 +46,7 @@ async def submit(request: Request, access: Writer) -> Response:
     async def queue() -> Response:
         return reply({"job_id": await _submit(platform, access, body.model_dump())}, 202)
 
-    return await once(request, access.scope.uid, queue)
+    return await once(request, access.scope.uid, queue, body=body.model_dump_json)
 
 
 @router.get("", responses=answers(replies.JobPage))
@@ -71,7 +71,7 @@ async def read_job(request: Request, access: Reader, job_id: str, error_cursor: 
     return reply(job_json(row) | {"errors": rows, "next_error_cursor": more})
 
 
-@router.post("/{job_id}/cancel", responses=answers(replies.JobReply, errors=_WRITE_ERRORS))
+@router.post("/{job_id}/cancel", responses=answers(replies.JobReply, errors=_WRITE_ERRORS), openapi_extra=repeatable())
 async def cancel(request: Request, access: Writer, job_id: str) -> Response:
     """Ask a job to stop; what it has not published stays unpublished."""
     platform = platform_of(request)
@@ -125,6 +125,9 @@ async def _submit(platform: Platform, access: Access, spec: dict[str, Any]) -> s
     try:
         await platform.jobs.submit(access.scope.tenant, job_id, spec)
     except FathomError as error:
+        # The row has ended: a submission that got through after all finds that and does nothing.
         await asyncio.to_thread(platform.store.update_job, job_id, state="failed", error=error.detail)
+        if isinstance(error, Unavailable):
+            raise Overloaded(error.detail, retry_after_s=error.retry_after_s) from error
         raise
     return job_id

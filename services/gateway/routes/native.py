@@ -15,7 +15,7 @@ from services.contracts import Question
 from services.gateway import bodies, replies, sse
 from services.gateway.admission import admitted, counted
 from services.gateway.auth import Access, may, platform_of
-from services.gateway.http import JSON, accepts, answers, failures, reply
+from services.gateway.http import JSON, accepts, answers, failures, repeatable, reply
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from services.gateway.problems import problem, translate
@@ -79,7 +79,7 @@ async def audit_record(request: Request, access: Asker, query_id: str) -> Respon
     "/feedback",
     status_code=204,
     responses={204: {"description": "Kept"}, **failures((400, 401, 403, 404, 409, 413, 422, 429, 500, 503))},
-    openapi_extra=accepts(bodies.FeedbackBody),
+    openapi_extra=accepts(bodies.FeedbackBody) | repeatable(),
 )
 async def feedback(request: Request, access: Asker) -> Response:
     """Judge an answer: a rating, or chunks that were clicked, relevant or irrelevant."""
@@ -93,7 +93,7 @@ async def feedback(request: Request, access: Asker) -> Response:
         await asyncio.to_thread(platform.store.add_feedback, access.scope, body.query_id, judgement)
         return Response(status_code=204, media_type=JSON)
 
-    return await once(request, access.scope.uid, keep)
+    return await once(request, access.scope.uid, keep, body=body.model_dump_json)
 
 
 def _question(body: bodies.SearchBody, group_by: Literal["document"] | None, platform: Platform) -> Question:

@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import pytest
 
+from tenants.errors import Overloaded, Unavailable
+
 DOCUMENTS = "/t/acme/v1/documents"
 
 
@@ -72,6 +74,47 @@ async def test_a_repeat_with_the_same_key_does_the_work_once(world) -> None:
     assert second.headers["idempotent-replayed"] == "true"
     other = await world.client.post(DOCUMENTS, json={"documents": [{"id": "b", "text": "x"}]}, headers=key)
     assert other.status_code == 422
+
+
+async def test_files_with_a_key_are_indexed_once(world) -> None:
+    key = world.tenant("acme") | {"Idempotency-Key": "k-1"}
+    first = await world.client.post(DOCUMENTS, files=[("files", ("a.md", b"# A"))], headers=key)
+    second = await world.client.post(DOCUMENTS, files=[("files", ("a.md", b"# A"))], headers=key)
+    assert (first.status_code, first.json()["index_version"]) == (200, 1)
+    assert (second.content, second.headers["idempotent-replayed"]) == (first.content, "true")
+    for files, collection in ((b"# B", "default"), (b"# A", "other")):
+        answer = await world.client.post(
+            DOCUMENTS, files=[("files", ("a.md", files))], data={"collection": collection}, headers=key
+        )
+        assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("x"), Unavailable("the indexer is not there")])
+async def test_a_key_stays_locked_when_nobody_knows_what_was_done(world, monkeypatch, fault: Exception) -> None:
+    key = world.tenant("acme") | {"Idempotency-Key": "k-1"}
+    body = {"documents": [{"id": "a", "text": "one"}]}
+
+    async def fails(*arguments):
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.corpus, "index", fails)
+        assert (await world.client.post(DOCUMENTS, json=body, headers=key)).status_code in (500, 503)
+    again = await world.client.post(DOCUMENTS, json=body, headers=key)
+    assert (again.status_code, again.json()["code"]) == (409, "in_flight")
+
+
+async def test_a_key_is_free_after_a_refusal(world, monkeypatch) -> None:
+    key = world.tenant("acme") | {"Idempotency-Key": "k-1"}
+    body = {"documents": [{"id": "a", "text": "one"}]}
+
+    async def full(*arguments):
+        raise Overloaded("the indexer is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.corpus, "index", full)
+        assert (await world.client.post(DOCUMENTS, json=body, headers=key)).status_code == 503
+    assert (await world.client.post(DOCUMENTS, json=body, headers=key)).status_code == 200
 
 
 async def test_a_repeat_while_the_first_is_at_work_is_told_so(world, monkeypatch) -> None:
@@ -168,13 +211,6 @@ async def test_the_rate_is_told_and_kept(world) -> None:
     assert int(answers[2].headers["retry-after"]) >= 1
     assert answers[2].json()["retryable"] is True
     assert (await world.client.get("/t/other/v1/versions", headers=other)).status_code == 200
-
-
-async def test_the_quota_of_documents_holds(world) -> None:
-    key = world.tenant("acme", quotas={"documents": 2})
-    await world.put("acme", key, a="one", b="two")
-    body = {"documents": [{"id": "c", "text": "three"}]}
-    assert (await world.client.post(DOCUMENTS, json=body, headers=key)).status_code == 429
 
 
 async def test_a_job_whose_process_is_gone_has_failed(world, monkeypatch) -> None:
