@@ -5,8 +5,9 @@ Sizes here are the contract's defaults; `services.settings.Limits` may only narr
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, WithJsonSchema
@@ -16,22 +17,29 @@ from services import deadline
 from services.contracts import Question
 from services.gateway.problems import from_pydantic
 from services.retrieval.filters import parse_filter
-from services.settings import Limits
+from services.settings import MIB, Limits
 from tenants.errors import InvalidInput, Malformed, TooLarge
 from tenants.ids import MAX_DOCUMENT_ID_CHARS, document_id
 
 QUERY_CHARS = 8_192
 TOP_K = 100
+INLINE_BYTES = 64 * 1024  # a longer body is parsed in a thread: the event loop belongs to everybody
 FILTER_SCHEMA: dict[str, Any] = {"$ref": "#/components/schemas/Filter"}
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
+BodyT = TypeVar("BodyT", bound="Sized")
 Collection = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_DOCUMENT_ID_CHARS)]
 Short = Annotated[str, StringConstraints(max_length=256)]
 FilterField = Annotated[dict[str, JsonValue], WithJsonSchema(FILTER_SCHEMA)]
 
 
-class Body(BaseModel):
+class Sized(BaseModel):
+    """A body with its own limit, at most the platform's: parsed JSON takes up to fifty times its bytes."""
+
+    max_bytes: ClassVar[int] = 256 * 1024
+
+
+class Body(Sized):
     """Strict: a number in quotes is not a number, an unknown field is a mistake worth telling."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -75,6 +83,8 @@ class DocumentBody(Body):
 class DocumentsBody(Body):
     """`POST …/documents`."""
 
+    max_bytes: ClassVar[int] = 32 * MIB
+
     documents: Annotated[list[DocumentBody], Field(min_length=1, max_length=1_000)]
     collection: Collection = "default"
 
@@ -99,6 +109,8 @@ class RollbackBody(Body):
 
 class EraseBody(Body):
     """`POST …/erase`."""
+
+    max_bytes: ClassVar[int] = 4 * MIB  # 1,000 ids of 1,024 characters
 
     documents: Annotated[list[Id], Field(min_length=1, max_length=1_000)]
 
@@ -135,10 +147,11 @@ class KeyBody(Body):
     expires: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
-class EmbeddingsBody(BaseModel):
+class EmbeddingsBody(Sized):
     """`POST …/embeddings`, OpenAI's shape; fields we do not know are ignored as OpenAI's own clients expect."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+    max_bytes: ClassVar[int] = 4 * MIB
 
     input: (
         Annotated[str, StringConstraints(min_length=1, max_length=QUERY_CHARS)]
@@ -153,13 +166,27 @@ class EmbeddingsBody(BaseModel):
 
 
 async def read_body(request: Request, model: type[BodyT]) -> BodyT:
-    """The JSON body as `model`; read after the caller is known, so that a stranger cannot make us buffer 32 MiB.
+    """The JSON body as `model`; read after the caller is known, so that a stranger cannot make us buffer anything.
 
     Raises `Malformed` for what is no JSON, `InvalidInput` naming every bad field, `TooLarge` over the limit.
     """
     async with deadline.enforced():
-        raw = await request.body()
-    return parse_body(raw, model)
+        raw = await _read(request, model.max_bytes)
+    if len(raw) <= INLINE_BYTES:
+        return parse_body(raw, model)
+    return await asyncio.to_thread(parse_body, raw, model)
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared[:20]) > limit_bytes:
+        raise too_large(limit_bytes)
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > limit_bytes:
+            raise too_large(limit_bytes)
+    return bytes(raw)
 
 
 def parse_body(raw: bytes, model: type[BodyT]) -> BodyT:
@@ -172,6 +199,11 @@ def parse_body(raw: bytes, model: type[BodyT]) -> BodyT:
         return model.model_validate(value)
     except ValidationError as error:
         raise from_pydantic(error) from None
+
+
+def too_large(limit_bytes: int) -> TooLarge:
+    """What a body over the limit of its route is answered with."""
+    return TooLarge(f"the body is larger than {limit_bytes} bytes; send less at once, or index it with a job")
 
 
 def to_question(body: SearchBody, limits: Limits) -> Question:

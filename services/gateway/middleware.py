@@ -9,22 +9,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from services import deadline
+from services.gateway.bodies import too_large
 from services.gateway.context import RequestContext, request_id
 from services.gateway.ports import Metrics
 from services.gateway.problems import respond, translate
-from tenants.errors import TooLarge
+from tenants.errors import Overloaded
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODIES = 4  # of the largest size that this process holds at once, all requests together
+BODIES_OF_A_TENANT = 2
 
 _access = logging.getLogger("fathom.access")
 
@@ -36,6 +42,7 @@ class Frame:
         self._names_answers = names_answers
         self._app = app
         self._body_bytes = body_bytes
+        self._buffers = Buffers(body_bytes * BODIES, body_bytes * BODIES_OF_A_TENANT)
         self._timeout_s = timeout_s
         self._metrics = metrics
 
@@ -49,11 +56,12 @@ class Frame:
         deadline.start(self._timeout_s)
         if self._names_answers:
             context.headers["x-request-id"] = context.request_id
-        watch = _Answer(send, context)
+        watch, share = _Answer(send, context), _Share(self._buffers, context)
         started = time.monotonic()
         try:
-            await self._run(scope, _bounded(receive, self._body_bytes), watch, context)
+            await self._run(scope, self._bounded(receive, share), watch, context)
         finally:
+            share.give_back()
             self._finish(scope, context, watch.status, time.monotonic() - started)
 
     async def _run(self, scope: Scope, receive: Receive, watch: _Answer, context: RequestContext) -> None:
@@ -63,10 +71,24 @@ class Frame:
         except asyncio.CancelledError:
             watch.status = watch.status or 499
             raise
+        except ClientDisconnect:
+            return  # it left while it sent: nobody is there to read an answer
         except Exception as error:  # noqa: BLE001 - the outermost frame
             answer = respond(translate(error), scope["path"], context)
             if watch.status == 0:
                 await answer(scope, receive, watch)
+
+    def _bounded(self, receive: Receive, share: _Share) -> Receive:
+        async def read() -> Message:
+            message = await receive()
+            size = len(message.get("body", b""))
+            if share.held + size > self._body_bytes:
+                # An HTTPException passes through FastAPI's and Starlette's own body readers untouched.
+                raise HTTPException(413, too_large(self._body_bytes).detail)
+            share.take(size)
+            return message
+
+        return read
 
     def _finish(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -83,6 +105,47 @@ class Frame:
                 "duration_ms": round(seconds * 1000, 2),
             },
         )
+
+
+class Buffers:
+    """How many bytes of bodies this process holds, for all requests at work and for one tenant's."""
+
+    def __init__(self, limit_bytes: int, tenant_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._tenant_bytes = tenant_bytes
+        self._held: Counter[str] = Counter()
+
+    def take(self, tenant: str, size: int) -> None:
+        """Count `size` more bytes; raises `Overloaded` where they do not fit."""
+        if self._held[tenant] + size > self._tenant_bytes or self._held.total() + size > self._limit_bytes:
+            raise Overloaded("too many bytes of requests are at work here; retry later", retry_after_s=1)
+        self._held[tenant] += size
+
+    def give_back(self, tenant: str, size: int) -> None:
+        """The request that held them has ended."""
+        self._held[tenant] -= size
+        if self._held[tenant] <= 0:
+            del self._held[tenant]
+
+
+class _Share:
+    """What one request holds of the buffers; its tenant is known before its body is read."""
+
+    def __init__(self, buffers: Buffers, context: RequestContext) -> None:
+        self._buffers = buffers
+        self._context = context
+        self._tenant = ""
+        self.held = 0
+
+    def take(self, size: int) -> None:
+        if size:
+            self._tenant = self._tenant or self._context.tenant
+            self._buffers.take(self._tenant, size)
+            self.held += size
+
+    def give_back(self) -> None:
+        if self.held:
+            self._buffers.give_back(self._tenant, self.held)
 
 
 class _Answer:
@@ -111,23 +174,4 @@ def refuse_declared(scope: Scope, limit_bytes: int) -> None:
     """Raise `TooLarge` at once when Content-Length already says so; a wrong or missing one is met while reading."""
     declared = header(scope, b"content-length")
     if declared is not None and declared.isdigit() and int(declared[:20]) > limit_bytes:
-        raise _too_large(limit_bytes)
-
-
-def _bounded(receive: Receive, limit_bytes: int) -> Receive:
-    seen = 0
-
-    async def read() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit_bytes:
-            # An HTTPException passes through FastAPI's and Starlette's own body readers untouched.
-            raise HTTPException(413, _too_large(limit_bytes).detail)
-        return message
-
-    return read
-
-
-def _too_large(limit_bytes: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit_bytes} bytes; send less at once, or index it with a job")
+        raise too_large(limit_bytes)

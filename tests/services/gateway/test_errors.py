@@ -7,6 +7,9 @@ import json
 import httpx
 import pytest
 
+from services.gateway.middleware import Buffers
+from tenants.errors import Overloaded
+
 SEARCH = "/t/acme/v1/search"
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id", "retryable"}
 
@@ -84,6 +87,52 @@ async def test_a_chunked_body_over_the_limit_is_refused_while_it_streams(world) 
 
     check(await world.client.post(SEARCH, content=endless(), headers=key), 413, "too_large")
     assert sent <= 64 * 1024 + 2 * 8_192
+
+
+async def test_a_question_carries_less_than_a_batch(world, monkeypatch) -> None:
+    monkeypatch.setattr("services.gateway.bodies.Sized.max_bytes", 1_000)
+    key = world.tenant("acme")
+    long = {"query": "x", "filter": {"field": "url", "op": "in", "value": ["x" * 2_000]}}
+    check(await world.client.post(SEARCH, json=long, headers=key), 413, "too_large")
+    chunked = world.client.build_request("POST", SEARCH, content=_parts(json.dumps(long).encode()), headers=key)
+    check(await world.client.send(chunked), 413, "too_large")
+    await world.put("acme", key, a="x" * 2_000)
+
+
+async def _parts(raw: bytes):
+    for start in range(0, len(raw), 500):
+        yield raw[start : start + 500]
+
+
+async def test_bytes_of_bodies_are_bounded_over_all_requests_and_given_back() -> None:
+    buffers = Buffers(100, 60)
+    buffers.take("acme", 60)
+    with pytest.raises(Overloaded):
+        buffers.take("acme", 1)
+    buffers.take("other", 40)
+    with pytest.raises(Overloaded):
+        buffers.take("third", 1)
+    buffers.give_back("acme", 60)
+    buffers.take("third", 60)
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_fault_of_ours(world) -> None:
+    key = world.tenant("acme")
+    messages = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    sent = []
+
+    async def receive():
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", key["Authorization"].encode())]
+    scope = {"type": "http", "method": "POST", "path": SEARCH, "query_string": b"", "headers": headers}
+    scope |= {"http_version": "1.1", "scheme": "http", "server": ("gateway", 80), "root_path": ""}
+    await world.client._transport.app(scope, receive, send)
+    assert sent == []
+    assert world.metrics.requests[-1] == ("acme", "/t/{tenant}/v1/search", 0)
 
 
 async def test_a_wrong_content_length_does_not_pass(world) -> None:
