@@ -58,31 +58,37 @@ class SqlAuditLog:
         kept = scope.config.audit.store_text
         await asyncio.wrap_future(self._group.submit(_packed(scope.uid, record, kept=kept)))
 
+    async def check(self) -> None:
+        """Returns once the writer has worked off what waited before; raises `Unavailable` when it cannot write."""
+        await asyncio.wrap_future(self._group.ping())
+
     def close(self) -> None:
         """Write what waits and let the database go."""
         self._group.close()
         self._database.close()
 
     def _write(self, entries: Sequence[_Entry]) -> None:
-        heads, links = dict(self._heads), list[Link]()
+        writer, known = self._writer, self._heads
+        heads, links = dict(known), list[Link]()
         for entry in entries:
-            before = heads.get(entry.uid, Head(entry.uid, self._writer, 0, GENESIS))
+            before = heads.get(entry.uid, Head(entry.uid, writer, 0, GENESIS))
             link = link_after(before, entry.at_ms, entry.query_id, entry.digest)
-            heads[entry.uid] = Head(entry.uid, self._writer, link.seq, link.hash)
+            heads[entry.uid] = Head(entry.uid, writer, link.seq, link.hash)
             links.append(link)
+        # Whether a transaction that failed reached the disk is unknown: a fresh chain can't contradict it either way.
+        self._writer, self._heads = _new_writer(), {}
         try:
             with self._database.writing() as connection:
-                _store(connection, entries, links)
-                _move_heads(connection, self._heads, heads)
+                if entries:
+                    _store(connection, entries, links)
+                    _move_heads(connection, known, heads)
         except (FathomError, ConstraintViolated) as error:
-            # Whether the transaction reached the disk is unknown: a fresh chain can't contradict it either way.
-            self._writer, self._heads = _new_writer(), {}
             raise Unavailable(
                 "the audit log cannot be written, so the answer was withheld; check FATHOM_AUDIT_DATABASE_URL and "
                 "the free space of its disk",
                 retry_after_s=1,
             ) from error
-        self._heads = heads
+        self._writer, self._heads = writer, heads
 
 
 def open_audit_log(url: str) -> SqlAuditLog:

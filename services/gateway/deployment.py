@@ -18,7 +18,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
-from services.audit.log import open_audit_log
+from services.audit.log import SqlAuditLog, open_audit_log
 from services.audit.reading import AuditReader
 from services.catalogue import CorpusCatalogue
 from services.contracts import Retriever
@@ -103,7 +103,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
     store = open_control_plane(settings)
     audit, reader = open_audit_log(settings.audit_url), AuditReader(Database(settings.audit_url))
     steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), audit)
-    readiness = Readiness(store, reader, retriever)
+    readiness = Readiness(store, audit, retriever)
     return Platform(
         settings=settings,
         admin_key=operator_key(settings),
@@ -126,7 +126,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
 class Readiness:
     """Asks every component; an answer is remembered for a second, so that probes cost nothing."""
 
-    def __init__(self, store: Store, audit: AuditReader, retriever: Retriever) -> None:
+    def __init__(self, store: Store, audit: SqlAuditLog, retriever: Retriever) -> None:
         self._store = store
         self._audit = audit
         self._retriever = retriever
@@ -138,7 +138,7 @@ class Readiness:
         if not known or time.monotonic() - asked_at > 1.0:
             known = await asyncio.gather(
                 _probe("control plane", version("sqlalchemy"), asyncio.to_thread(self._store.ping)),
-                _probe("audit log", version("sqlalchemy"), asyncio.to_thread(self._audit.heads, "")),
+                _probe("audit log", version("sqlalchemy"), self._audit.check()),
                 _probe(f"embedder {BUILTIN}", self._embedder(), self._retriever.embed(BUILTIN, ["ready"])),
             )
             known = [Component("gateway", version("fathom"), ready=True), *known, *_libraries()]

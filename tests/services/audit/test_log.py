@@ -306,3 +306,14 @@ def test_what_was_acknowledged_survives_kill_9(url: str, reader: AuditReader) ->
     assert report.intact
     assert report.records >= acknowledged
     assert reader.read(UID, f"q_{acknowledged}")["number"] == acknowledged
+
+
+async def test_the_check_goes_through_the_writer(log: SqlAuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    await log.check()
+
+    def broken(entries: object) -> None:
+        raise Unavailable("broken")
+
+    monkeypatch.setattr(log._group, "_write", broken)
+    with pytest.raises(Unavailable, match="broken"):
+        await log.check()
