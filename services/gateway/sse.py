@@ -1,16 +1,23 @@
-"""Server-sent events: how one is written, and a stream that pings while nothing comes."""
+"""Server-sent events: how one is written, a producer that no slow reader holds up, and pings while nothing comes."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from services.result import StreamEvent
 
 PING = b": ping\n\n"
 PING_S = 10.0
+STALL_S = 30.0  # a client that takes nothing for so long is let go
+QUEUED = 256  # events that wait for a slow reader; a whole extractive answer has fewer
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 
@@ -19,32 +26,81 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
 
 
-def data(value: Mapping[str, Any] | str) -> bytes:
-    """A nameless event, as OpenAI's streams use them; a string goes out as it is (`[DONE]`)."""
-    payload = value.encode() if isinstance(value, str) else msgspec.json.encode(value)
-    return b"data: " + payload + b"\n\n"
+class Relay:
+    """Runs a stream of events to its end in one task, whoever reads them and however slowly.
 
+    What the stream holds (a place in a queue, a deadline) begins and ends in that task. When `QUEUED` events wait
+    the producer waits too, until its own deadline.
+    """
 
-async def with_pings(events: AsyncIterator[bytes], every_s: float = PING_S) -> AsyncIterator[bytes]:
-    """`events`, and a comment whenever `every_s` pass without one. Closing this closes `events` at once."""
-    pending: asyncio.Task[bytes] | None = None
-    try:
+    def __init__(self, events: AsyncGenerator[StreamEvent], queued: int = QUEUED) -> None:
+        self._waiting: asyncio.Queue[StreamEvent | Exception | None] = asyncio.Queue(queued)
+        self._task = asyncio.create_task(self._produce(events))
+
+    async def first(self) -> StreamEvent | None:
+        """The first event; raises what the stream raised before it."""
+        found = await self._waiting.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def frames(self, failed: Callable[[Exception], bytes], ping_s: float = PING_S) -> AsyncIterator[bytes]:
+        """The further events as bytes, `PING` whenever `ping_s` pass without one; `failed` writes an error."""
         while True:
-            pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({pending}, timeout=every_s)
-            if not done:
+            try:
+                async with asyncio.timeout(ping_s):
+                    found = await self._waiting.get()
+            except TimeoutError:
                 yield PING
                 continue
-            finished, pending = pending, None
-            try:
-                yield finished.result()
-            except StopAsyncIteration:
+            if found is None:
                 return
-    finally:
-        if pending is not None:
-            pending.cancel()
-            with suppress(asyncio.CancelledError, StopAsyncIteration):
-                await pending
-        close = getattr(events, "aclose", None)
-        if close is not None:
-            await close()
+            if isinstance(found, Exception):
+                yield failed(found)
+                return
+            yield event(found.name, found.data)
+
+    def close(self) -> None:
+        """Nobody reads any more: stop the stream and free what it holds."""
+        self._task.cancel()
+
+    async def _produce(self, events: AsyncGenerator[StreamEvent]) -> None:
+        end: Exception | None = None
+        try:
+            async with aclosing(events):
+                async for found in events:
+                    await self._waiting.put(found)
+        except Exception as error:  # noqa: BLE001 - the outermost frame of this task; the reader translates it
+            end = error
+        await self._waiting.put(end)
+
+
+class EventStream(StreamingResponse):
+    """A relay's events as an answer. A client that leaves, or takes nothing for `stall_s`, ends the relay."""
+
+    def __init__(
+        self, first: StreamEvent, relay: Relay, failed: Callable[[Exception], bytes], stall_s: float = STALL_S
+    ) -> None:
+        super().__init__(_after(first, relay.frames(failed)), media_type="text/event-stream", headers=HEADERS)
+        self._relay = relay
+        self._stall_s = stall_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; gone or stalled clients are no error of ours."""
+
+        async def bounded(message: Message) -> None:
+            async with asyncio.timeout(self._stall_s):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, bounded)
+        except (TimeoutError, ClientDisconnect):
+            return  # the server closes the connection of an answer that does not end
+        finally:
+            self._relay.close()
+
+
+async def _after(first: StreamEvent, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield event(first.name, first.data)
+    async for frame in rest:
+        yield frame

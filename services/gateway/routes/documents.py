@@ -95,9 +95,11 @@ async def roll_back(request: Request, access: Owner) -> Response:
     """Publish an earlier version again; erased documents do not come back."""
     platform = _writing(request, access)
     body = await bodies.read_body(request, bodies.RollbackBody)
+    # Said now, not when the writer is free: two that mean the same version must not go back twice.
+    to = body.to or await _earlier(platform, access)
 
     async def flip() -> Response:
-        return reply(await platform.indexer.rollback(access.scope, body.to))
+        return reply(await platform.indexer.rollback(access.scope, to))
 
     return await once(request, access.scope.uid, flip, body=body.model_dump_json)
 
@@ -127,6 +129,12 @@ def _writing(request: Request, access: Access) -> Platform:
     counted(platform, access, request)
     deadline.start(platform.settings.write_timeout_s)
     return platform
+
+
+async def _earlier(platform: Platform, access: Access) -> int | None:
+    versions = await platform.catalogue.versions(access.scope)  # newest first
+    serving = next((each["index_version"] for each in versions if each["current"]), 0)
+    return next((each["index_version"] for each in versions if each["index_version"] < serving), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from services import deadline, query
 from services.contracts import Question
@@ -20,7 +19,7 @@ from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from services.gateway.problems import problem, translate
 from services.result import StreamEvent, answer_json, search_json
-from tenants.errors import InvalidInput, NotFound
+from tenants.errors import IntegrityError, InvalidInput, NotFound
 from tenants.ids import query_id as checked_query_id
 from tenants.scope import TenantScope
 
@@ -56,13 +55,11 @@ async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Res
     counted(platform, access, request)
     body = await bodies.read_body(request, bodies.QueryBody)
     question = _question(body, group_by, platform)
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(admitted(platform, access))
+    if body.stream:
+        return await _stream(question, platform, access)
+    async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
-        if body.stream:
-            return await _stream(question, scope, platform, access, stack)
-        async with deadline.enforced():
-            result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
+        result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
     _observe(platform, scope, result)
     return reply(result)
 
@@ -108,32 +105,27 @@ def _known_query(raw: str) -> str:
         raise NotFound("there is no such query") from None
 
 
-async def _stream(
-    question: Question, scope: TenantScope, platform: Platform, access: Access, stack: AsyncExitStack
-) -> Response:
+async def _stream(question: Question, platform: Platform, access: Access) -> Response:
     """The first event is awaited here, so that what fails before it is an ordinary problem with its status."""
-    events = query.stream(question, scope, platform.steps, access.caller)
-    async with deadline.enforced():
-        first = await anext(events)
-    held = stack.pop_all()
-    body = sse.with_pings(_events(first, events, held, platform, access))
-    return StreamingResponse(body, media_type="text/event-stream", headers=sse.HEADERS)
+    relay = sse.Relay(_events(question, platform, access))
+    try:
+        first = await relay.first()
+    except BaseException:
+        relay.close()
+        raise
+    if first is None:
+        raise IntegrityError("the answer ended before it began; report this with the request id")
+    return sse.EventStream(first, relay, lambda error: sse.event("error", problem(translate(error), access.request_id)))
 
 
-async def _events(
-    first: StreamEvent, rest: AsyncIterator[StreamEvent], held: AsyncExitStack, platform: Platform, access: Access
-) -> AsyncIterator[bytes]:
-    """Every event as bytes; a failure becomes an `error` event. The place in the queue is given back at the end."""
-    async with held:
-        yield sse.event(first.name, first.data)
-        try:
-            async with deadline.enforced():
-                async for event in rest:
-                    if event.name == "answer":
-                        _observe(platform, access.scope, event.data)
-                    yield sse.event(event.name, event.data)
-        except Exception as error:  # noqa: BLE001 - the outermost frame of a stream, whose status has left already
-            yield sse.event("error", problem(translate(error), access.request_id))
+async def _events(question: Question, platform: Platform, access: Access) -> AsyncGenerator[StreamEvent]:
+    """One whole answer within one deadline; its place in the queue is free once the last event is made."""
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        async for event in query.stream(question, scope, platform.steps, access.caller):
+            if event.name == "answer":
+                _observe(platform, scope, event.data)
+            yield event
 
 
 def _observe(platform: Platform, scope: TenantScope, result: Any) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from contextlib import AsyncExitStack
 from typing import Any
+
+import pytest
+
+from tests import fakes
 
 PARIS = "The capital of France is Paris, a city on the Seine."
 ROME = "The capital of Italy is Rome, a city on the Tiber."
@@ -74,6 +80,32 @@ async def test_what_fails_before_the_first_event_is_an_ordinary_problem(world) -
     assert world.platform.gate.running == 0
 
 
+async def test_a_stream_that_nobody_reads_gives_its_place_back(world) -> None:
+    key = world.tenant("acme")
+    await world.put("acme", key, paris=PARIS)
+    raw = json.dumps({"query": "What is the capital of France?", "stream": True}).encode()
+    scope = {"type": "http", "method": "POST", "path": "/t/acme/v1/query", "query_string": b"", "root_path": ""}
+    scope |= {"headers": [(b"authorization", key["Authorization"].encode())], "scheme": "http", "http_version": "1.1"}
+    scope |= {"server": ("gateway", 80)}
+    messages, stalled, forever = [{"type": "http.request", "body": raw}], asyncio.Event(), asyncio.Event()
+
+    async def receive():
+        return messages.pop() if messages else await forever.wait()
+
+    async def send(message):
+        stalled.set()
+        await forever.wait()
+
+    asking = asyncio.create_task(world.client._transport.app(scope, receive, send))
+    await stalled.wait()
+    async with AsyncExitStack() as every_slot:
+        for _ in range(world.platform.settings.gateway_slots):
+            await every_slot.enter_async_context(world.platform.gate.admit("probe", timeout_s=5))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 async def test_a_finished_stream_gives_its_place_back(world) -> None:
     key = world.tenant("acme")
     for _ in range(world.platform.settings.gateway_slots + 1):
@@ -82,11 +114,21 @@ async def test_a_finished_stream_gives_its_place_back(world) -> None:
     assert (world.platform.gate.running, world.platform.gate.waiting) == (0, 0)
 
 
-async def test_group_by_document_is_taken_from_the_address_too(world) -> None:
+async def test_group_by_document_is_taken_from_the_address_too(world, monkeypatch) -> None:
     key = world.tenant("acme")
     await world.put("acme", key, paris=PARIS)
-    answer = await world.client.post("/t/acme/v1/search?group_by=document", json={"query": "capital"}, headers=key)
-    assert answer.status_code == 200
+
+    async def two_chunks_of_one(scope, question):
+        passages = [fakes.passage(n, text, "paris") for n, text in enumerate((PARIS, ROME))]
+        return await fakes.FakeRetriever(passages).retrieve(scope, question)
+
+    monkeypatch.setattr(world.corpus, "retrieve", two_chunks_of_one)
+    for address, shown in (("search", 2), ("search?group_by=document", 1)):
+        answer = await world.client.post(f"/t/acme/v1/{address}", json={"query": "capital"}, headers=key)
+        assert len(answer.json()["results"]) == shown
+    assert (
+        await world.client.post("/t/acme/v1/search?group_by=x", json={"query": "x"}, headers=key)
+    ).status_code == 422
 
 
 async def test_every_question_can_be_read_back(world) -> None:

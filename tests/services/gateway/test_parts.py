@@ -15,44 +15,92 @@ from services.gateway.context import request_id
 from services.gateway.cursors import decode, encode
 from services.gateway.ingest_urls import refusal
 from services.gateway.problems import InternalError, translate
+from services.result import StreamEvent
 from tenants.errors import DeadlineExceeded, InvalidInput, NotFound
 
 ALLOW = ("https://docs.example.com/public/", "s3://bucket/docs")
+
+
+def failed(error: Exception) -> bytes:
+    return type(error).__name__.encode()
 
 
 async def test_a_silent_stream_pings_and_loses_nothing() -> None:
     release = asyncio.Event()
 
     async def slow():
-        yield b"one"
+        yield StreamEvent("token", {"text": "one"})
         await release.wait()
-        yield b"two"
+        yield StreamEvent("token", {"text": "two"})
+        raise RuntimeError
 
-    seen = []
-    async for chunk in sse.with_pings(slow(), every_s=0.001):
-        seen.append(chunk)
-        if chunk == sse.PING:
+    relay = sse.Relay(slow())
+    seen = [await relay.first()]
+    async for frame in relay.frames(failed, ping_s=0.001):
+        seen.append(frame)
+        if frame == sse.PING:
             release.set()
-    assert seen[0] == b"one"
-    assert seen[-1] == b"two"
-    assert sse.PING in seen
+    assert seen[0] == StreamEvent("token", {"text": "one"})
+    assert seen[1] == sse.PING
+    assert seen[-2:] == [sse.event("token", {"text": "two"}), b"RuntimeError"]
 
 
-async def test_closing_a_stream_closes_what_feeds_it() -> None:
-    closed = asyncio.Event()
+async def test_what_feeds_a_stream_ends_though_nobody_reads() -> None:
+    ended = asyncio.Event()
+
+    async def whole():
+        try:
+            for _ in range(sse.QUEUED - 1):
+                yield StreamEvent("token", {})
+        finally:
+            ended.set()
+
+    relay = sse.Relay(whole())
+    await ended.wait()
+    relay.close()
+
+
+async def test_a_full_stream_waits_only_until_its_deadline() -> None:
+    ended = asyncio.Event()
 
     async def endless():
         try:
-            yield b"one"
-            await asyncio.Event().wait()
+            async with deadline.enforced():
+                while True:
+                    yield StreamEvent("token", {})
+        finally:
+            ended.set()
+
+    deadline.start(0.01)
+    relay = sse.Relay(endless(), queued=2)
+    await ended.wait()
+    assert await relay.first() is not None
+    relay.close()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_client_that_leaves_or_stalls_ends_its_stream(leaves: bool) -> None:
+    closed, sending, forever = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def endless():
+        try:
+            while True:
+                yield StreamEvent("token", {})
         finally:
             closed.set()
 
-    stream = sse.with_pings(endless(), every_s=0.001)
-    assert await anext(stream) == b"one"
-    assert await anext(stream) == sse.PING
-    await stream.aclose()
-    assert closed.is_set()
+    async def receive():
+        await (sending if leaves else forever).wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sending.set()
+        await forever.wait()
+
+    relay = sse.Relay(endless(), queued=2)
+    answer = sse.EventStream(await relay.first(), relay, failed, stall_s=60 if leaves else 0.01)
+    await answer({"type": "http"}, receive, send)
+    await closed.wait()
 
 
 def test_an_event_is_one_data_line() -> None:

@@ -64,6 +64,20 @@ async def test_rollback_and_erase(world) -> None:
     assert answer.json()["erased"] == 1
 
 
+async def test_going_back_names_its_version_when_it_is_asked(world, monkeypatch) -> None:
+    key, asked = world.tenant("acme"), []
+    await world.put("acme", key, a="one")
+    await world.put("acme", key, b="two")
+
+    async def rollback(scope, to):
+        asked.append(to)
+        return {"index_version": to}
+
+    monkeypatch.setattr(world.corpus, "rollback", rollback)
+    await world.client.post("/t/acme/v1/rollback", json={}, headers=key)
+    assert asked == [1]
+
+
 async def test_a_repeat_with_the_same_key_does_the_work_once(world) -> None:
     key = world.tenant("acme") | {"Idempotency-Key": "k-1"}
     body = {"documents": [{"id": "a", "text": "one"}]}
