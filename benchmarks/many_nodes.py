@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import platform as machine
+import signal
 import sys
 import threading
 import time
@@ -197,6 +198,7 @@ def main() -> int:
         retriever = Replicas(min=fewest, max=2 if given.quick else NODES, gpus=0.6, target_ongoing=2)
         flags = [f"--documents={given.documents}", *(["--quick"] if given.quick else [])]
         command = [sys.executable, __file__, *flags, "--inside"]
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
         return run_inside(command, retriever)
     with contextlib.redirect_stdout(sys.stderr):  # Ray's raylets speak there too
         report = measure(given.inside, given.documents, quick=given.quick)

@@ -28,9 +28,13 @@ def report() -> dict[str, Any]:
     if importlib.util.find_spec("moto") is None:
         pytest.skip("no S3 server is installed: pip install -e .[dev]")
     command = [sys.executable, str(ROOT / "benchmarks" / "many_nodes.py"), "--quick", "--documents=1536"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=570)
-    assert done.returncode == 0, done.stderr[-4_000:]
-    return json.loads(done.stdout)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            output, errors = run.communicate(timeout=540)
+        finally:
+            run.terminate()  # it stops its servers and nodes itself
+    assert run.returncode == 0, errors[-4_000:]
+    return json.loads(output)
 
 
 def test_shards_of_one_job_are_embedded_on_several_nodes(report):
