@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cluster.cli.options import DataDir, Json, Tenant, Yes, read_settings
 from cluster.cli.output import FAILURE, Output
-from tenants.errors import InvalidInput, NeedsConfirmation
-
-if TYPE_CHECKING:
-    pass
+from tenants.errors import InvalidInput
 
 Sources = Annotated[list[str] | None, typer.Argument(help="Files, folders, globs or URLs.", metavar="SOURCE...")]
 JobArgument = Annotated[str, typer.Argument(help="From `fathom index` or `fathom jobs`.", metavar="ID")]
@@ -118,18 +115,15 @@ def rollback(
 def erase(
     tenant: Tenant,
     documents: Annotated[list[str], typer.Argument(help="Document ids.", metavar="DOCUMENT_ID...")],
-    yes: Yes = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
     """Remove documents from every version, manifest and record; nothing brings them back.
 
-    Example: `fathom erase acme letters/0001.pdf --yes`
+    Example: `fathom erase acme letters/0001.pdf`
     """
     from cluster.cli.published import erase_documents
 
-    if not yes:
-        raise NeedsConfirmation(f"erasing {len(documents)} documents cannot be undone; repeat with --yes")
     found = erase_documents(read_settings(data_dir), tenant, documents)
     Output(json).result(found, f"erased {found['erased']}; {tenant} answers from version {found['index_version']}")
 

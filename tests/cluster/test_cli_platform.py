@@ -76,7 +76,7 @@ def test_from_the_first_document_to_the_audit(platform, tenant, folder):
     assert len(cli.ok("versions", tenant)["versions"]) >= 2
     rolled = cli.ok("rollback", tenant)
     assert cli.ok("search", tenant, "port", "--top-k", "1")["results"][0]["document_id"] == "ports.md"
-    erased = cli.ok("erase", tenant, "ports.md", "--yes")
+    erased = cli.ok("erase", tenant, "ports.md")
     assert erased["index_version"] > rolled["index_version"]
     assert [hit["document_id"] for hit in cli.ok("search", tenant, "port")["results"]] == ["keys.md"]
 

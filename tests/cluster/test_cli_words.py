@@ -71,6 +71,39 @@ WRONG = [
 ]
 
 
+OF_THE_CONTRACT = [
+    ["up", "--config", "--port", "--data-dir", "--generator"],
+    ["tenant", "create", "--config"],
+    ["tenant", "update", "--config"],
+    ["tenant", "delete", "--yes"],
+    ["key", "create", "--scope", "--expires"],
+    ["index", "--collection", "--sync", "--yes", "--dry-run", "--address", "--resume"],
+    ["job", "--follow", "--cancel"],
+    ["rollback", "--to"],
+    ["search", "--top-k", "--rerank", "--explain"],
+    ["ask", "--stream", "--explain"],
+    ["eval", "--queries", "--qrels", "--rerank", "--depth", "--k", "--limit", "--answers"],
+    ["audit", "--verify-chain"],
+]
+
+
+@pytest.mark.parametrize("line", OF_THE_CONTRACT, ids=" ".join)
+def test_the_options_of_the_contract_exist(line, here):
+    verb = [word for word in line if not word.startswith("--")]
+    shown = here(*verb, "--help")[1]
+    assert [option for option in line if option.startswith("--") and not re.search(rf"{option}\b", shown)] == []
+
+
+def test_erase_takes_documents_and_asks_nothing(here, monkeypatch):
+    from cluster.cli import published
+
+    monkeypatch.setattr(
+        published, "erase_documents", lambda settings, tenant, ids: {"erased": len(ids), "index_version": 7}
+    )
+    code, out, _ = here("erase", "acme", "letters/1.pdf", "letters/2.pdf", "--json")
+    assert (code, json.loads(out)) == (0, {"erased": 2, "index_version": 7})
+
+
 @pytest.mark.parametrize("wrong", WRONG, ids=" ".join)
 def test_wrong_use_is_two_and_one_sentence(wrong, here):
     code, out, err = here(*wrong)
