@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
 import platform as machine
@@ -29,7 +28,7 @@ import httpx
 
 from cluster.bench import corpus
 from cluster.bench.load import Call, Sample, closed_loop, figures
-from cluster.bench.nodes import DOCUMENTS, Nodes, nodes, run_inside, wait_until
+from cluster.bench.nodes import DOCUMENTS, RETRIEVER_GPUS, Nodes, nodes, run_inside, wait_until
 from cluster.bench.platform import Platform, Tenant
 from cluster.platform import read_record
 from services.settings import Replicas
@@ -195,15 +194,16 @@ def main() -> int:
     given = parser.parse_args()
     if given.inside is None:
         fewest = 2 if given.quick else 1
-        retriever = Replicas(min=fewest, max=2 if given.quick else NODES, gpus=0.6, target_ongoing=2)
+        retriever = Replicas(min=fewest, max=2 if given.quick else NODES, gpus=RETRIEVER_GPUS, target_ongoing=2)
         flags = [f"--documents={given.documents}", *(["--quick"] if given.quick else [])]
         command = [sys.executable, __file__, *flags, "--inside"]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
         return run_inside(command, retriever)
-    with contextlib.redirect_stdout(sys.stderr):  # Ray's raylets speak there too
+    with os.fdopen(os.dup(1), "w") as output:
+        os.dup2(2, 1)  # Ray's raylets speak there too, past sys.stdout
         report = measure(given.inside, given.documents, quick=given.quick)
-    about = {"machine": machine.machine(), "cores": os.cpu_count(), "python": machine.python_version()}
-    print(json.dumps({**report, **about, "date": datetime.now(UTC).date().isoformat()}, indent=2))
+        about = {"machine": machine.machine(), "cores": os.cpu_count(), "python": machine.python_version()}
+        print(json.dumps({**report, **about, "date": datetime.now(UTC).date().isoformat()}, indent=2), file=output)
     return 0
 
 
