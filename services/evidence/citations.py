@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from services.contracts import Citation, Passage
 from services.evidence.sentences import Kind
 
-_LOOKS_LIKE_A_MARKER = re.compile(r"\[(?=[\s\d,;–-]*\d[\s\d,;–-]*\])")
+_LOOKS_LIKE_A_MARKER = re.compile(r"\[(?=[\s,;–-]*+\d[\s\d,;–-]*+\])")  # linear: nothing gives back
 _WORD_JOINER = "⁠"
 
 

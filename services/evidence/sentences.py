@@ -2,7 +2,8 @@
 
 Knows prose, lists, headings, tables, fenced and bare code, and CJK full stops. A span holds no surrounding
 white space, list bullet or trailing reference mark such as `[3]`. A splitter by rule, not a parser: where it is
-unsure (an initial, an abbreviation) it does not cut, since half a sentence misleads and two do not.
+unsure (an initial, an abbreviation) it does not cut, since half a sentence misleads and two do not. Texts are the
+tenants': every pattern here takes time linear in the text, whatever it holds.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ _HEADING = re.compile(r"\s{0,3}#{1,6}\s+\S")
 _ITEM = re.compile(r"\s*(?:[-*+•‣◦]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
 _QUOTE = re.compile(r"\s*>\s?")
 _ROW = re.compile(r"\s*\|.*\|\s*$|\S[^|]*\s\|\s[^|]*\S.*")
-_RULE = re.compile(r"\s*(?:[-=_*~^]\s*){3,}$|\s*\|?[\s:|-]+\|[\s:|-]*$|\s*(?:\"{3}|'{3})\s*$")
 _CODE = re.compile(
     r"\s*(?:def |class |import |from \w[\w.]* import |return\b|raise |assert |@\w|async |await |#include)"
     r"|\s*(?:>>> |\.\.\. |\$ )"
     r"|\s*(?:if|elif|for|while|with|try|except|else|finally)\b.*:\s*$"
     r"|.*[;{}]\s*$|\s*[\w.\[\]\"']+\s*[-+*/|&]?=\s*\S|\s*[\w.]+\(.*\)?[,:]?\s*$|\s*[)\]}]+[,;:]?\s*$"
 )
-_STOP = re.compile(r"[.!?…]+[\"'”’)\]]*(?:\[[\w, -]{1,12}\])*(?=\s)|[。！？｡]+[」』）”’)\]]*")
+_STOP = re.compile(
+    r"(?<![.!?…])[.!?…]++[\"'”’)\]]*+(?:\[[\w, -]{1,12}\])*+(?=\s)|[。！？｡]+[」』）”’)\]]*"  # never gives back
+)
 _NEXT = re.compile(r"\s+(?:[-*•]\s+)?[\"'“‘(\[]*(?:[^\W\d_]|\d|[¿¡$€£#<`\\])")
-_REFERENCE = re.compile(r"(?:\s*\[(?:\d{1,3}|note \d+|[a-z])\])+\s*$")
-_LAST_WORD = re.compile(r"([^\s\"'“‘(\[]+)$")
+_REFERENCE = re.compile(r"\[(?:\d{1,3}|note \d+|[a-z])\]")
+_REFERENCE_CHARS = 16  # the longest of them that is looked for
+_BEFORE_WORD = re.compile(r"[\s\"'“‘(\[]")
+_WORD_CHARS = 32  # more than any abbreviation has
 _BULLET = re.compile(r"(?:[-*•]\s+|\d{1,3}[.)]\s+)")
 _ABBREVIATIONS = """
     dr mr mrs ms prof st sr jr gen col sgt capt lt maj cmdr adm rev hon gov sen rep messrs mt ft vs cf ca approx
@@ -38,6 +42,7 @@ _ABBREVIATIONS = """
 _ALWAYS_INSIDE = frozenset(_ABBREVIATIONS.split())
 _BEFORE_NUMBERS = "no nos p art § jan feb mar apr jun jul aug sep sept oct nov dec"
 _INSIDE_BEFORE_DIGIT = frozenset(_BEFORE_NUMBERS.split())
+_DOCSTRING_QUOTES = ('"""', "'''")
 _SHORT_LINE_CHARS = 60
 _MAX_LINE_SHARE = 0.45  # more code-like lines than this and a paragraph is code
 
@@ -88,13 +93,13 @@ def _blocks(text: str, code: bool) -> Iterator[tuple[Kind, int, int]]:
         if _starts_block(line.text, run, code):
             yield from _run(run, code)
             run = []
-        if line.text.strip() and not _RULE.fullmatch(line.text):
+        if line.text.strip() and not _is_rule(line.text):
             run.append(line)
     yield from _fenced(run) if fence is not None else _run(run, code)
 
 
 def _starts_block(line: str, run: list[_Line], code: bool) -> bool:
-    if not line.strip() or _RULE.fullmatch(line) or not run:
+    if not line.strip() or _is_rule(line) or not run:
         return True
     before = run[-1].text
     if code:
@@ -105,6 +110,14 @@ def _starts_block(line: str, run: list[_Line], code: bool) -> bool:
         return True
     short = len(before.strip()) < _SHORT_LINE_CHARS and before.rstrip()[-1:] not in ",;-"
     return short and (line.strip()[:1].isupper() or line.strip()[:1].isdigit())
+
+
+def _is_rule(line: str) -> bool:
+    """A line that only separates: a thematic break, a table's second row, a docstring's quotes."""
+    marks = "".join(line.split())
+    if marks in _DOCSTRING_QUOTES or (len(marks) >= 3 and not marks.strip("-=_*~^")):
+        return True
+    return line.rfind("|") >= 1 and not marks.strip(":|-")
 
 
 def _run(run: list[_Line], code: bool) -> Iterator[tuple[Kind, int, int]]:
@@ -162,8 +175,8 @@ def _ends_sentence(text: str, begin: int, stop: re.Match[str], end: int) -> bool
         return False
     if stop.group()[0] != ".":
         return True
-    last = _LAST_WORD.search(text, begin, stop.start())
-    word = last.group(1).casefold() if last else ""
+    before = text[max(begin, stop.start() - _WORD_CHARS) : stop.start()].removesuffix("\n")
+    word = _BEFORE_WORD.split(before)[-1].casefold()
     if word in _ALWAYS_INSIDE or (len(word) == 1 and word.isalpha() and word != "i"):
         return False
     return not (word in _INSIDE_BEFORE_DIGIT and text[following.end() - 1].isdigit())
@@ -172,12 +185,27 @@ def _ends_sentence(text: str, begin: int, stop: re.Match[str], end: int) -> bool
 def _trimmed(text: str, span: tuple[int, int], kind: Kind) -> Unit:
     start, end = span
     piece = text[start:end]
-    if kind != "code":
-        piece = _REFERENCE.sub("", piece)
-    end = start + len(piece.rstrip())
     if kind == "code":
-        return Unit(start, max(start, end), kind)
+        return Unit(start, start + len(piece.rstrip()), kind)
+    end = start + _without_references(piece)
     start += len(piece) - len(piece.lstrip())
     if bullet := _BULLET.match(text, start, end):
         start = bullet.end()
     return Unit(start, max(start, end), kind)
+
+
+def _without_references(piece: str) -> int:
+    """Where `piece` ends without white space and reference marks behind it."""
+    end = _stripped(piece, len(piece))
+    while piece.endswith("]", 0, end):
+        start = piece.rfind("[", max(0, end - _REFERENCE_CHARS), end)
+        if start < 0 or not _REFERENCE.fullmatch(piece, start, end):
+            break
+        end = _stripped(piece, start)
+    return end
+
+
+def _stripped(text: str, end: int) -> int:
+    while end and text[end - 1].isspace():
+        end -= 1
+    return end

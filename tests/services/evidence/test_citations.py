@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,3 +52,10 @@ def test_a_bracketed_number_in_a_text_is_no_marker() -> None:
     (part,) = compose([fakes.passage(1, "take x[0] and [1, 2]")], [Pick(0, 0, 20, "sentence")])
     assert MARKER.findall(part.text) == ["1"]
     assert part.citation.quote == "take x[0] and [1, 2]"
+
+
+@pytest.mark.timeout(5)
+def test_a_bracket_that_never_closes_takes_linear_time() -> None:
+    text = "[" + "1 " * 50_000
+    (part,) = compose([fakes.passage(0, text)], [Pick(0, 0, len(text), "sentence")])
+    assert part.citation.quote == text

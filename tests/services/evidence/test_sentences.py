@@ -62,3 +62,35 @@ def test_spans_are_ordered_disjoint_and_tight(text: str) -> None:
 def test_any_text_is_split(text: str) -> None:
     units = split(text)
     assert all(0 <= unit.start < unit.end <= len(text) for unit in units)
+
+
+HOSTILE = {
+    "dots": "." * 100_000 + "x",
+    "one word": "a" * 100_000 + ". B",
+    "a sentence without spaces": ("a" * 50 + ".b") * 2_000,
+    "abbreviations in one sentence": ". ".join(["a" * 40] * 2_500) + ". b",
+    "pipes": "|" * 100_000 + "x",
+    "spaced pipes": " |" * 50_000 + "x",
+    "dashes": "- " * 50_000 + "x",
+    "references before a word": "[1]" * 33_000 + "x",
+    "references": "a" + " [1]" * 25_000,
+    "white space": "a" + " " * 100_000 + "b. C",
+    "brackets": "[" + "1 " * 50_000,
+    "quotes after a stop": "a." + ")" * 100_000 + "x",
+    "colons": "if " + ": " * 50_000 + "x",
+    "empty rows": "|\n" * 50_000,
+}
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_text_takes_more_than_linear_time(name: str) -> None:
+    text = HOSTILE[name]
+    units = split(text)
+    assert all(unit.end <= len(text) for unit in units)
+
+
+def test_only_trailing_reference_marks_are_left_out() -> None:
+    text = "See x[0] and [1] first [2] [note 34]\t[b]"
+    (unit,) = split(text)
+    assert text[unit.start : unit.end] == "See x[0] and [1] first"
