@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = 30
     write_timeout_s: float = 300  # of small batches, erasures, deletions: what writes an index
     gateway_slots: int = Field(default=8, ge=1)  # questions at work at once in one gateway replica: ~4 per core
+    gateway_writes: int = Field(default=16, ge=1)  # small batches and the like at work at once in one gateway replica
     gateway: Replicas = Replicas()
     retriever: Replicas = Replicas()
     indexer: Replicas = Replicas()

@@ -11,6 +11,7 @@ from fastapi import Request
 from services import deadline
 from services.gateway.auth import OPERATOR, Access
 from services.gateway.context import RequestContext
+from services.gateway.fairness import FairGate
 from services.gateway.ports import Platform
 
 
@@ -24,14 +25,17 @@ def counted(platform: Platform, access: Access, request: Request) -> None:
 
 
 @asynccontextmanager
-async def admitted(platform: Platform, access: Access) -> AsyncIterator[None]:
-    """Hold one of the tenant's places and one slot of the platform while a question is at work.
+async def admitted(
+    platform: Platform, access: Access, *, cost: float = 1.0, gate: FairGate | None = None
+) -> AsyncIterator[None]:
+    """Hold one of the tenant's places and one slot of `gate` (default: the questions') while a request is at work.
 
     Enter it once the body is read: a client that sends slowly must not hold what others wait for. Raises
     `QuotaExceeded`, `Overloaded`, `DeadlineExceeded`.
     """
     left = deadline.remaining_s()
     with platform.limits.running(access.scope.uid, access.scope.config.quotas):
-        async with platform.gate.admit(access.scope.uid, timeout_s=None if math.isinf(left) else left) as waited_s:
+        line, timeout_s = gate or platform.gate, None if math.isinf(left) else left
+        async with line.admit(access.scope.uid, cost, timeout_s=timeout_s) as waited_s:
             platform.metrics.stage(access.scope.tenant, "queue", waited_s)
             yield

@@ -87,7 +87,8 @@ def is_admin(platform: Platform, key: str) -> bool:
 
 async def _identify(platform: Platform, key: str, tenant: str) -> tuple[Tenant, str, Scope | Literal["operator"]]:
     if is_admin(platform, key):
-        return await asyncio.to_thread(platform.store.get_tenant, tenant), OPERATOR, OPERATOR
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(platform.doors, platform.store.get_tenant, tenant), OPERATOR, OPERATOR
     credential = await _authenticate(platform, key)
     if credential.tenant.name != tenant:
         raise NotFound("there is no such tenant")
@@ -96,7 +97,9 @@ async def _identify(platform: Platform, key: str, tenant: str) -> tuple[Tenant, 
 
 async def _authenticate(platform: Platform, key: str) -> Credential:
     known = platform.keys.cached(key)
-    return known if known is not None else await asyncio.to_thread(platform.keys.authenticate, key)
+    if known is not None:
+        return known
+    return await asyncio.get_running_loop().run_in_executor(platform.doors, platform.keys.authenticate, key)
 
 
 def _check_state(tenant: Tenant, held: str) -> None:

@@ -115,6 +115,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
         jobs=submitter,
         audit=reader,
         gate=FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE)),
+        writes=FairGate(settings.gateway_writes, tenant_slots=max(1, settings.gateway_writes // TENANT_SHARE)),
         limits=RateLimits(settings.gateway.max),
         metrics=RayMetrics(),
         components=readiness.components,

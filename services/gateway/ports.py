@@ -7,7 +7,9 @@ difference. Nothing here knows Ray, Lance or a model.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from services.audit.reading import AuditReader
@@ -113,7 +115,11 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """Everything one gateway needs. `admin_key` opens /admin and, as the operator, every tenant."""
+    """Everything one gateway needs. `admin_key` opens /admin and, as the operator, every tenant.
+
+    `gate` shares what reads (questions, the catalogue), `writes` what changes an index; `doors` are the threads that
+    look keys up, so that nobody's long work in the common ones keeps a caller waiting at the door.
+    """
 
     settings: Settings
     admin_key: str
@@ -125,8 +131,10 @@ class Platform:
     jobs: JobSubmitter
     audit: AuditReader
     gate: FairGate
+    writes: FairGate
     limits: RateLimits
     metrics: Metrics
     components: Callable[[], Awaitable[Sequence[Component]]]
     version: str
     count_tokens: Callable[[str, Sequence[str]], Awaitable[int]]
+    doors: Executor = field(default_factory=partial(ThreadPoolExecutor, 4, "fathom-keys"))

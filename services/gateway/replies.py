@@ -238,7 +238,7 @@ class JobCounts(Reply):
 
 
 class JobReply(Reply):
-    """One job; `rate` in chunks/s and `eta_s` are null until the job reports them."""
+    """One job; `plan` is a dry run's (documents, bytes, seconds, shards); `rate` in chunks/s and `eta_s` are null until the job reports them."""
 
     job_id: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -249,6 +249,7 @@ class JobReply(Reply):
     rate: float | None
     eta_s: float | None
     index_version: int | None
+    plan: dict[str, float] | None
     mlflow_run_id: str | None
     error: str | None
     created_at: str

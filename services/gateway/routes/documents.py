@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from services import deadline
 from services.gateway import bodies, replies
-from services.gateway.admission import counted
+from services.gateway.admission import admitted, counted
 from services.gateway.auth import Access, may, platform_of
 from services.gateway.cursors import decode, encode
 from services.gateway.http import TENANT_ERRORS, accepts, answers, repeatable, reply
@@ -39,8 +39,10 @@ async def list_documents(
     """The published documents, by id."""
     platform = platform_of(request)
     counted(platform, access, request)
-    scope = await platform.catalogue.pinned(access.scope)
-    found = await platform.catalogue.documents(scope, decode(cursor), limit + 1)
+    after = decode(cursor)
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        found = await platform.catalogue.documents(scope, after, limit + 1)
     more = encode(found[limit - 1]["id"]) if len(found) > limit else None
     return reply({"documents": list(found[:limit]), "next_cursor": more})
 
@@ -58,7 +60,8 @@ async def add_documents(request: Request, access: Writer) -> Response:
     async def index() -> Response:
         return reply(await platform.indexer.index(access.scope, batch.rows, batch.uploads, batch.collection))
 
-    return await once(request, access.scope.uid, index, body=batch.written)
+    async with admitted(platform, access, gate=platform.writes):
+        return await once(request, access.scope.uid, index, body=batch.written)
 
 
 @router.get("/documents/{document_id:path}", responses=answers(replies.DocumentReply))
@@ -66,8 +69,10 @@ async def read_document(request: Request, access: Reader, document_id: str) -> R
     """One published document; its id is percent-encoded and may hold `/`."""
     platform = platform_of(request)
     counted(platform, access, request)
-    scope = await platform.catalogue.pinned(access.scope)
-    return reply(await platform.catalogue.document(scope, bodies.checked_id(document_id, "/document_id")))
+    wanted = bodies.checked_id(document_id, "/document_id")
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        return reply(await platform.catalogue.document(scope, wanted))
 
 
 @router.delete("/documents/{document_id:path}", responses=answers(replies.IndexVersion, errors=_WRITE_ERRORS))
@@ -75,7 +80,8 @@ async def delete_document(request: Request, access: Writer, document_id: str) ->
     """Take a document out of the next version; older versions keep it until `erase`."""
     platform = _writing(request, access)
     wanted = bodies.checked_id(document_id, "/document_id")
-    return reply(await platform.indexer.delete(access.scope, wanted))
+    async with admitted(platform, access, gate=platform.writes):
+        return reply(await platform.indexer.delete(access.scope, wanted))
 
 
 @router.get("/versions", responses=answers(replies.Versions))
@@ -83,7 +89,8 @@ async def list_versions(request: Request, access: Reader) -> Response:
     """The index versions that can be read or rolled back to, newest first."""
     platform = platform_of(request)
     counted(platform, access, request)
-    return reply({"versions": list(await platform.catalogue.versions(access.scope))})
+    async with admitted(platform, access), deadline.enforced():
+        return reply({"versions": list(await platform.catalogue.versions(access.scope))})
 
 
 @router.post(
@@ -101,7 +108,8 @@ async def roll_back(request: Request, access: Owner) -> Response:
     async def flip() -> Response:
         return reply(await platform.indexer.rollback(access.scope, to))
 
-    return await once(request, access.scope.uid, flip, body=body.model_dump_json)
+    async with admitted(platform, access, gate=platform.writes):
+        return await once(request, access.scope.uid, flip, body=body.model_dump_json)
 
 
 @router.post(
@@ -120,7 +128,8 @@ async def erase(request: Request, access: Owner) -> Response:
         await asyncio.to_thread(platform.audit.erase_documents, access.scope.uid, wanted)
         return reply(outcome)
 
-    return await once(request, access.scope.uid, remove, body=body.model_dump_json)
+    async with admitted(platform, access, gate=platform.writes):
+        return await once(request, access.scope.uid, remove, body=body.model_dump_json)
 
 
 def _writing(request: Request, access: Access) -> Platform:

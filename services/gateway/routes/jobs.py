@@ -99,6 +99,7 @@ def job_json(row: JobRow) -> dict[str, Any]:
         "rate": row.progress.get("rate"),
         "eta_s": row.progress.get("eta_s"),
         "index_version": row.index_version,
+        "plan": counts.get("plan"),
         "mlflow_run_id": row.mlflow_run_id,
         "error": row.error,
         "created_at": iso(row.created_at),

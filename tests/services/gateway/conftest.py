@@ -205,7 +205,7 @@ def settings_for(folder: Path) -> Settings:
         data_dir=str(folder),
         gateway_slots=4,
         request_timeout_s=10,
-        limits=Limits(body_bytes=64 * 1024, batch_documents=50),
+        limits=Limits(body_bytes=256 * 1024, batch_documents=50),
         ingest=Ingest(allow=("https://docs.example.com/public/",)),
     )
 
@@ -236,6 +236,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         jobs=jobs,
         audit=AuditReader(reading),
         gate=FairGate(settings.gateway_slots),
+        writes=FairGate(settings.gateway_writes),
         limits=RateLimits(),
         metrics=metrics,
         components=components,

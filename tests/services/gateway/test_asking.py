@@ -7,6 +7,7 @@ import json
 from contextlib import AsyncExitStack
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import fakes
@@ -129,6 +130,23 @@ async def test_group_by_document_is_taken_from_the_address_too(world, monkeypatc
     assert (
         await world.client.post("/t/acme/v1/search?group_by=x", json={"query": "x"}, headers=key)
     ).status_code == 422
+
+
+async def test_many_texts_are_embedded_part_by_part_and_within_bounds(world, monkeypatch) -> None:
+    key, parts, embed = world.tenant("acme"), [], world.corpus.embed
+
+    async def noted(model, texts):
+        parts.append(len(texts))
+        return await embed(model, texts)
+
+    monkeypatch.setattr(world.corpus, "embed", noted)
+    texts = [f"{number} " + "word " * 600 for number in range(8)]
+    answer = await world.client.post("/t/acme/v1/embeddings", json={"input": texts}, headers=key)
+    assert [row["index"] for row in answer.json()["data"]] == list(range(8))
+    assert np.allclose(answer.json()["data"][7]["embedding"], fakes.embed(texts)[7])
+    assert parts == [2, 2, 2, 2]
+    answer = await world.client.post("/t/acme/v1/embeddings", json={"input": ["x" * 8_192] * 17}, headers=key)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
 async def test_every_question_can_be_read_back(world) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from datetime import timedelta
 from urllib.parse import quote
 
@@ -236,3 +237,42 @@ async def test_a_job_whose_process_is_gone_has_failed(world, monkeypatch) -> Non
     world.jobs.lost = True
     job = (await world.client.get(f"/t/acme/v1/jobs/{job_id}", headers=key)).json()
     assert (job["state"], "process ended" in job["error"]) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("step", "ask", "gate"),
+    [
+        ("index", ("POST", DOCUMENTS), "writes"),
+        ("documents", ("GET", DOCUMENTS), "gate"),
+        ("versions", ("GET", "/t/acme/v1/versions"), "gate"),
+    ],
+)
+async def test_writes_and_listings_take_a_place(world, monkeypatch, step: str, ask: tuple[str, str], gate: str) -> None:
+    key = world.tenant("acme", quotas={"concurrent": 1})
+    real, entered, leave = getattr(world.corpus, step), asyncio.Event(), asyncio.Event()
+
+    async def slow(*arguments):
+        entered.set()
+        await leave.wait()
+        return await real(*arguments)
+
+    monkeypatch.setattr(world.corpus, step, slow)
+    body = {"documents": [{"id": "a", "text": "one"}]} if ask[0] == "POST" else None
+    first = asyncio.create_task(world.client.request(*ask, json=body, headers=key))
+    await entered.wait()
+    places = world.platform.gate.running, world.platform.writes.running
+    second = await world.client.request(*ask, json=body, headers=key)
+    leave.set()
+    assert places == ((0, 1) if gate == "writes" else (1, 0))
+    assert (second.status_code, (await first).status_code) == (429, 200)
+
+
+async def test_long_work_in_threads_keeps_nobody_at_the_door(world) -> None:
+    key, leave = world.tenant("acme"), threading.Event()
+    everyone = [asyncio.create_task(asyncio.to_thread(leave.wait, 30)) for _ in range(64)]
+    try:
+        async with asyncio.timeout(20):
+            assert (await world.client.get("/t/acme/v1/models", headers=key)).status_code == 200
+    finally:
+        leave.set()
+        await asyncio.gather(*everyone)
