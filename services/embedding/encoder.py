@@ -119,9 +119,13 @@ def _joined(vectors: Float32, windows: Windows, count: int) -> Float32:
 
 
 @lru_cache(maxsize=32)
-def describe_encoder(reference: str) -> EncoderInfo:
-    """Find the model and read its recipe and tokenizer; compiles nothing. Raises as `services.models.locate`."""
-    folder = locate(reference)
+def describe_encoder(reference: str, *, registry: str | None = None) -> EncoderInfo:
+    """Find the model and read its recipe and tokenizer; compiles nothing. Raises as `services.models.locate`.
+
+    Answers from memory after the first call: give a `services.models.pinned` reference where an alias may move.
+    `registry` is the MLflow address that `models:/…` is read from.
+    """
+    folder = locate(reference, registry=registry)
     recipe = read_recipe(folder.path)
     return EncoderInfo(
         reference=reference,
@@ -134,12 +138,19 @@ def describe_encoder(reference: str) -> EncoderInfo:
     )
 
 
-def load_encoder(reference: str, *, cache_dir: str, threads: int | None = None, device: str = "auto") -> Encoder:
+def load_encoder(
+    reference: str,
+    *,
+    cache_dir: str,
+    threads: int | None = None,
+    device: str = "auto",
+    registry: str | None = None,
+) -> Encoder:
     """Load an embedder; the first load on a machine builds its graph into `cache_dir`, later ones read it.
 
-    `threads` of the CPU engine (default: all cores); `device` is auto | cpu | cuda.
+    `threads` of the CPU engine (default: all cores); `device` is auto | cpu | cuda; `registry` as above.
     """
-    info = describe_encoder(reference)
+    info = describe_encoder(reference, registry=registry)
     return Encoder(info, _engine(info, Path(cache_dir), threads, device))
 
 

@@ -16,6 +16,9 @@ import numpy as np
 
 from services.contracts import Float32
 from services.embedding.encoder import Encoder
+from tenants.errors import FathomError, Unavailable
+
+_ENGINE_ERRORS = (RuntimeError, ValueError, OSError, MemoryError)  # what OpenVINO, torch and tokenizers raise
 
 
 class QueryEncoder:
@@ -35,20 +38,22 @@ class QueryEncoder:
         self._running: set[asyncio.Task[None]] = set()
 
     async def encoder(self, model: str) -> Encoder:
-        """The encoder of a reference. A failed load is not kept: the next caller tries again."""
+        """The encoder of a reference; raises `Unavailable`. A failed load is not kept: the next caller tries again."""
         task = self._encoders.get(model)
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(self._load, model))
             self._encoders[model] = task
         try:
             return await asyncio.shield(task)
-        except BaseException:
+        except BaseException as error:
             if task.done() and (task.cancelled() or task.exception()):
                 self._encoders.pop(model, None)
+            if isinstance(error, _ENGINE_ERRORS):
+                raise _engine_failed(model, error) from error
             raise
 
     async def encode(self, model: str, texts: Sequence[str]) -> Float32:
-        """(n, d) float32 unit rows, in the order of `texts`. Raises what the encoder's loader raises."""
+        """(n, d) float32 unit rows, in the order of `texts`. Raises `Unavailable`, and what finding the model raises."""
         encoder = await self.encoder(model)
         if not texts:
             return np.empty((0, encoder.dimension), np.float32)
@@ -73,27 +78,38 @@ class QueryEncoder:
     async def _drain(self) -> None:
         while (model := next((name for name, queue in self._waiting.items() if queue), None)) is not None:
             queue = self._waiting.pop(model)
-            calls = [queue.popleft()]
-            size = len(calls[0][0])
-            while queue and size + len(queue[0][0]) <= self._batch:
-                size += len(queue[0][0])
-                calls.append(queue.popleft())
+            calls: list[tuple[Sequence[str], asyncio.Future[Float32]]] = []
+            size = 0
+            while queue and (not calls or size + len(queue[0][0]) <= self._batch):
+                texts, future = queue.popleft()
+                if not future.cancelled():  # else its caller has gone: no time for it
+                    size += len(texts)
+                    calls.append((texts, future))
             if queue:
                 self._waiting[model] = queue  # at the end of the order: models take turns
-            await self._run(model, calls)
+            if calls:
+                await self._run(model, calls)
 
     async def _run(self, model: str, calls: list[tuple[Sequence[str], asyncio.Future[Float32]]]) -> None:
-        encoder = await self.encoder(model)
         texts = [text for part, _ in calls for text in part]
         try:
+            encoder = await self.encoder(model)
             rows = await asyncio.get_running_loop().run_in_executor(self._pool, encoder.encode, texts)
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except (FathomError, *_ENGINE_ERRORS) as error:
             for _, future in calls:
                 if not future.done():
-                    future.set_exception(error)
+                    future.set_exception(error if isinstance(error, FathomError) else _engine_failed(model, error))
             return
         start = 0
         for part, future in calls:
             if not future.done():
                 future.set_result(rows[start : start + len(part)])
             start += len(part)
+
+
+def _engine_failed(model: str, error: BaseException) -> Unavailable:
+    # The engine's own words may quote what it was given: its type says enough.
+    detail = f"the embedder {model} failed ({type(error).__name__}); try again, or run `fathom doctor`"
+    failed = Unavailable(detail, retry_after_s=1)
+    failed.__cause__ = error
+    return failed

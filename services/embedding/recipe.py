@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,6 @@ class Recipe:
     query_prefix: str = ""
     document_prefix: str = ""
     architecture: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -41,12 +40,19 @@ def read_recipe(folder: Path) -> Recipe:
     prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
     return Recipe(
         pooling=_pooling(folder, pooling),
-        dimension=int(config["hidden_size"]),
+        dimension=_dimension(folder, config),
         max_tokens=_window(folder / modules.get("Transformer", ""), config),
         query_prefix=str(prompts.get("query", "")),
         document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
         architecture=str(config.get("model_type", "")),
     )
+
+
+def _dimension(folder: Path, config: Mapping[str, Any]) -> int:
+    for name in ("hidden_size", "dim", "d_model"):  # BERT's name, DistilBERT's, T5's
+        if name in config:
+            return int(config[name])
+    raise InvalidInput.field("/embedder", f"{folder.name}'s config.json names no hidden_size; is it an encoder?")
 
 
 def _modules(folder: Path) -> dict[str, str]:
