@@ -53,7 +53,7 @@ class QueryEncoder:
             raise
 
     async def encode(self, model: str, texts: Sequence[str]) -> Float32:
-        """(n, d) float32 unit rows, in the order of `texts`. Raises `Unavailable`, and what finding the model raises."""
+        """(n, d) float32 unit rows, in the order of `texts`. Raises `Unavailable`, or what finding a model raises."""
         encoder = await self.encoder(model)
         if not texts:
             return np.empty((0, encoder.dimension), np.float32)

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lance
@@ -167,7 +168,7 @@ class LocalRetriever:
         began = time.perf_counter()
         try:
             query = await self._encoder.encode_query(release.embedder, question.text)
-        except (FathomError, RuntimeError, ValueError, OSError):
+        except FathomError:
             if question.mode == "dense":
                 raise
             query = np.zeros(release.dimension, np.float32)
@@ -214,18 +215,18 @@ class LocalRetriever:
     # ---- open versions -------------------------------------------------------------------------------------
 
     async def _corpus(self, scope: TenantScope, release: Release) -> Corpus:
-        """The open version; of many callers at once one opens it. A failed opening is not kept."""
+        """The open version; of many callers at once one opens it. A failed opening is not kept, whatever failed."""
         key = (scope.corpus_uri, release.table, release.lance_version)
         task = self._open.get(key)
         if task is None:
             task = self._open[key] = asyncio.create_task(self._opened(scope, release))
+            task.add_done_callback(partial(self._forget_failed, key))
         self._open.move_to_end(key)
-        try:
-            corpus = await asyncio.shield(task)
-        except Unavailable:
-            self._open.pop(key, None)
-            raise
-        return corpus
+        return await asyncio.shield(task)
+
+    def _forget_failed(self, key: tuple[str, str, int], task: asyncio.Task[Corpus]) -> None:
+        if _corpus_of(task) is None and self._open.get(key) is task:
+            del self._open[key]
 
     async def _opened(self, scope: TenantScope, release: Release) -> Corpus:
         connection = await self._translated(lancedb.connect_async(scope.corpus_uri, session=self._session))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.contracts import AnswerEvent, Draft, Question
+from services.contracts import AnswerEvent, Draft, Float32, Question
 from services.evidence.extract import REFUSAL, ExtractiveAnswerer
 from services.evidence.question import asked, holds
 from services.evidence.selection import select
 from services.reranking.first_stage import FirstStage
 from services.retrieval.fusion import FusionProfile, fuse
+from tenants.errors import Unavailable
 from tests import fakes
 
 TOWER = (
@@ -65,6 +69,37 @@ def test_nothing_indexed_is_declined() -> None:
     events = ask("Anything?")
     assert [event.kind for event in events] == ["token", "answer"]
     assert draft_of(events).grounded == "abstained"
+
+
+class WithoutEmbedder(fakes.FakeRetriever):
+    async def embed(self, model: str, texts: Sequence[str]) -> Float32:
+        raise Unavailable("the embedder is away")
+
+
+def ask_without_embedder(text: str, query: str, *passages: str) -> Draft:
+    async def run() -> Draft:
+        scope, question = fakes.scope(), Question(text)
+        stored = [fakes.passage(n, one) for n, one in enumerate(passages)]
+        found = await fakes.FakeRetriever(stored).retrieve(scope, question)
+        if query == "was not embedded":
+            nothing = np.zeros_like(found.dense)
+            found = replace(found, query_vector=0 * found.query_vector, dense=nothing, legs=("sparse",))
+        ranked = await FirstStage().rerank(scope, question, found, fuse(found, "hybrid", FusionProfile()))
+        evidence = select(question, scope, found, ranked)
+        return draft_of(
+            [event async for event in ExtractiveAnswerer(WithoutEmbedder()).answer(scope, question, evidence, found)]
+        )
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("query", ["was embedded", "was not embedded"])
+def test_without_the_embedder_the_words_decide_and_the_draft_says_so(query: str) -> None:
+    draft = ask_without_embedder("When was the Eiffel Tower finished?", query, TOWER, FRUIT)
+    assert draft.citations[0].quote == "The tower was finished in March 1889."
+    assert draft.degraded == ("generator_unavailable",)
+    unknown = ask_without_embedder("Which enzyme unwinds the double helix?", query, TOWER, FRUIT)
+    assert unknown.grounded == "abstained"
 
 
 WORDS = "tower Eiffel tall [1] x[0] Paris. 1889. bananas。 \n\n - # ``` what is the ? 塔 | a"

@@ -154,7 +154,7 @@ async def test_without_the_encoder_full_text_still_answers(corpus):
     found = await retriever(BrokenEncoder).retrieve(scope, Question("word1"))
     assert found.legs == ("sparse",)
     assert found.passages
-    with pytest.raises(RuntimeError, match="engine died"):
+    with pytest.raises(Unavailable, match="the embedder builtin failed"):
         await retriever(BrokenEncoder).retrieve(scope, Question("word1", mode="dense"))
 
 
@@ -179,6 +179,21 @@ async def test_a_missing_version_is_unavailable_and_not_remembered(corpus):
         with pytest.raises(Unavailable):
             await reader.retrieve(gone, Question("word1"))
     assert (await reader.retrieve(scope, Question("word1"))).passages
+
+
+async def test_any_failed_opening_is_tried_again(corpus, monkeypatch):
+    scope, _ = corpus
+    reader = retriever()
+
+    def broken(table):
+        raise KeyError("a damaged version")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("services.retrieval.search.RowStore", broken)
+        with pytest.raises(KeyError):
+            await reader.retrieve(scope, Question("word1"))
+    assert (await reader.retrieve(scope, Question("word1"))).passages
+    await reader.close()
 
 
 async def test_versions_stay_pinned(corpus, tmp_path):
