@@ -73,8 +73,8 @@ class RayJobs:
 
 
 def entrypoint(tenant: str, job_id: str, spec: Mapping[str, Any]) -> str:
-    """`python -m jobs.indexing --tenant … --job-id … --source …`, every argument quoted."""
-    words = [sys.executable, "-m", ENTRYPOINT, "--tenant", tenant, "--job-id", job_id]
+    """`python -m jobs.indexing --tenant … --submitted … --source …`, every argument quoted."""
+    words = [sys.executable, "-m", ENTRYPOINT, "--tenant", tenant, "--submitted", job_id]
     for source in spec["sources"]:
         words += ["--source", str(source)]
     words += ["--collection", str(spec.get("collection", "default"))]

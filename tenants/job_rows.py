@@ -114,6 +114,17 @@ class JobRows(Rows):
             connection.execute(update(JOBS).where(JOBS.c.job_id == job_id).values(**values))
             return _job(_locked(connection, job_id))
 
+    def cancel_jobs(self, tenant: Owner) -> list[str]:
+        """Ask every job of the tenant that has not finished to stop; gives their ids."""
+        now = self._clock()
+        unfinished = (JOBS.c.uid == tenant.uid) & JOBS.c.state.not_in(FINISHED)
+        with self._database.writing() as connection:
+            found = connection.execute(select(JOBS.c.job_id).where(unfinished).with_for_update()).scalars().all()
+            connection.execute(update(JOBS).where(unfinished).values(cancel_requested=True, updated_at=now))
+            queued = unfinished & (JOBS.c.state == "queued")
+            connection.execute(update(JOBS).where(queued).values(state="cancelled", finished_at=now))
+        return [str(job_id) for job_id in found]
+
     def cancel_requested(self, job_id: str) -> bool:
         """Whether the job shall stop. Raises `NotFound`, as when its tenant was deleted."""
         query = select(JOBS.c.cancel_requested).where(JOBS.c.job_id == job_id)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError as ConstraintViolated
 from tenants.config import TenantConfig, validate_config
 from tenants.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from tenants.ids import TenantName, TenantUid, new_tenant_uid, tenant_name
-from tenants.records import Tenant, TenantState
+from tenants.records import Owner, Tenant, TenantState
 from tenants.rows import Rows, to_json
 from tenants.tables import IDEMPOTENCY, TENANTS
 
@@ -46,6 +46,14 @@ class TenantRows(Rows):
         if row is None:
             raise _unknown()
         return tenant_of(row)
+
+    def check_open(self, tenant: Owner) -> None:
+        """Raises `NotFound` when the tenant is deleted, or about to be: nothing may be written for it any more."""
+        query = select(TENANTS.c.state).where(TENANTS.c.uid == tenant.uid)
+        with self._database.reading() as connection:
+            state = connection.execute(query).scalar_one_or_none()
+        if state in (None, "deleting"):
+            raise _unknown()
 
     def list_tenants(self) -> list[Tenant]:
         """All of them, by name."""

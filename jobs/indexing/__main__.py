@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
+from jobs.indexing.attempt import check_submitted
 from jobs.indexing.job import DEFAULT_COLLECTION, IndexJob, JobResult, Progress
 from jobs.indexing.pipeline import run_index_job
 from services.control_plane import open_control_plane
@@ -44,6 +45,8 @@ def _run(options: argparse.Namespace) -> JobResult:
     store = open_control_plane(settings)
     try:
         tenant = store.get_tenant(tenant_name(options.tenant))
+        if options.submitted:
+            check_submitted(store, tenant, options.submitted)
         scope = TenantScope(tenant.name, tenant.uid, tenant.config, settings.root)
         job = _job(options, scope, store)
         return run_index_job(job, scope, store, settings, _show)
@@ -55,7 +58,8 @@ def _job(options: argparse.Namespace, scope: TenantScope, store: Store) -> Index
     """The order of the command line, or the one that a job to be resumed was given."""
     if options.resume:
         return IndexJob(**_order(store.get_job(scope, job_id(options.resume)).spec, options.resume))
-    identity = job_id(options.job_id) if options.job_id else new_job_id()
+    named = options.submitted or options.job_id
+    identity = job_id(named) if named else new_job_id()
     return IndexJob(
         job_id=identity,
         sources=tuple(options.source),
@@ -107,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="show the plan, change nothing")
     parser.add_argument("--untrusted", action="store_true", help="hold the sources to the platform's ingest.allow")
     parser.add_argument("--job-id", help="the job's name and idempotency key; under Ray its submission id")
+    parser.add_argument("--submitted", metavar="JOB", help="like --job-id, for a job that is queued already")
     parser.add_argument("--resume", metavar="JOB", help="go on with a job that failed, was cancelled or killed")
     parser.add_argument("--data-dir", help="the platform's data dir; default FATHOM_DATA_DIR or ./.fathom")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")

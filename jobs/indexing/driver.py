@@ -7,27 +7,29 @@ tenant's lease only while it changes the corpus, so that small writes are not ke
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.evaluation.fusion_learning import learn_profile
+from jobs.indexing.attempt import check_begins, check_goes_on, row_of, running_row, watched
 from jobs.indexing.commit import Committed, Learn, Work, commit, prepare_table
 from jobs.indexing.job import Counts, IndexJob, JobResult, Plan, Progress, Receipt
 from jobs.indexing.manifest import load_manifest
 from jobs.indexing.plan import Line, line_of, load_errors, load_gone, load_plan, make_plan
-from jobs.indexing.source import list_sources
+from jobs.indexing.source import Listed, list_sources
 from jobs.indexing.stages import LineContext
 from jobs.indexing.write import load_receipts, written_shards
 from jobs.tracking import Run, run, stage_figure
 from services.embedding.encoder import describe_encoder
+from services.models import pinned
 from services.settings import Settings
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
 from tenants.corpus.objects import open_objects
-from tenants.errors import Cancelled, Conflict, FathomError
+from tenants.errors import Conflict
 from tenants.records import JobRow
 from tenants.scope import Release, TenantScope
 from tenants.store import Store
@@ -40,6 +42,7 @@ KEPT_ERRORS = 100  # in the result; the job's row has them all
 
 Process = Callable[[Sequence[int], LineContext], Iterator[Receipt]]
 Listener = Callable[[Progress], None]
+Watch = Callable[[Iterable[Listed]], Iterable[Listed]]
 
 
 @dataclass(slots=True)
@@ -47,6 +50,7 @@ class _Ledger:
     """What the job has done so far, for progress, counts and tracking."""
 
     job: IndexJob
+    scope: TenantScope
     store: Store
     listener: Listener | None
     plan: Plan | None = None
@@ -76,14 +80,13 @@ class _Ledger:
         return Progress(stage, self.documents, total, self.chunks, round(rate, 2), eta)
 
     def report(self, stage: str, *, force: bool = False) -> None:
-        """Tell the listener and, now and then, the store; raises `Cancelled` when somebody asked for it."""
+        """Tell the listener and, now and then, the store; raises as `check_goes_on` does."""
         progress = self.progress(stage)
         if self.listener:
             self.listener(progress)
         if force or time.perf_counter() - self.reported >= REPORT_EVERY_S:
             self.reported = time.perf_counter()
-            if self.store.cancel_requested(self.job.job_id):
-                raise Cancelled("the job was cancelled; resume it by its id to go on")
+            check_goes_on(self.store, self.scope, self.job.job_id)
             self.store.update_job(
                 self.job.job_id,
                 stage=stage,
@@ -93,12 +96,32 @@ class _Ledger:
 
 
 def plan_only(job: IndexJob, scope: TenantScope, store: Store, settings: Settings) -> JobResult:
-    """`--dry-run`: the plan with counts, bytes and a time estimate; changes nothing.
+    """`--dry-run`: the plan with counts, bytes and a time estimate; changes nothing but its own row, if it has one.
 
-    Raises `QuotaExceeded` where the job itself would.
+    The row of a submitted job ends as succeeded and holds the plan. Raises `QuotaExceeded` where the job itself
+    would, `Cancelled`.
     """
+    dry = replace(job, dry_run=True)
+    row = row_of(dry, scope, store)
+    if row is None or row.state == "succeeded":
+        return _planned(dry, scope, store, settings, iter)
+    check_begins(row)
+    with running_row(store, row) as done:
+        watch = partial(watched, store=store, scope=scope, identity=job.job_id)
+        result = _planned(dry, scope, store, settings, watch)
+        done |= {"state": "succeeded", "stage": "done", "counts": _plan_figures(result)}
+    return result
+
+
+def _plan_figures(result: JobResult) -> dict[str, Any]:
+    plan = result.plan
+    figures = plan and {name: getattr(plan, name) for name in ("documents", "bytes", "seconds", "shards")}
+    return {**asdict(result.counts), "plan": figures}
+
+
+def _planned(job: IndexJob, scope: TenantScope, store: Store, settings: Settings, watch: Watch) -> JobResult:
     started = time.perf_counter()
-    plan = _plan(replace(job, dry_run=True), scope, store, settings)
+    plan = _plan(job, scope, store, settings, watch)
     version = plan.base_version
     spent = time.perf_counter() - started
     return JobResult(job.job_id, "planned", version, plan.counts, 0, 0, round(spent, 3), {"list": spent}, plan=plan)
@@ -115,36 +138,28 @@ def run_job(
 ) -> JobResult:
     """Run, or go on with, the job; the same id never does the same work twice.
 
-    Raises `Cancelled`, `InFlight` (another driver has this job), and whatever the plan or the commit refuses.
+    Raises `Cancelled`, `InFlight` (another driver has this job), `NotFound` (the tenant is being deleted), and
+    whatever the plan or the commit refuses.
     """
+    store.check_open(scope)
     row = store.create_job(scope, job.job_id, job.spec())
     if row.state == "succeeded":
         return _finished_before(row)
-    ending: dict[str, Any] = {"state": "failed", "error": "the job's driver stopped; resume the job by its id"}
-    with acquire(scope, job.job_id, folder=f"{job.folder}/lease"):
-        if row.state != "queued":
-            store.restart_job(job.job_id)
-        store.update_job(job.job_id, state="running", stage="list")
-        try:
-            with run(settings, EXPERIMENT, _params(job, scope)) as tracked:
-                result, ending = _work(_Ledger(job, store, listener), scope, settings, process, learn, tracked)
-        except (Cancelled, KeyboardInterrupt):
-            ending = {"state": "cancelled", "error": None}
-            raise
-        except FathomError as error:
-            ending = {"state": "failed", "error": error.detail}
-            raise
-        finally:
-            store.update_job(job.job_id, **ending)
+    check_begins(row)
+    with acquire(scope, job.job_id, folder=f"{job.folder}/lease"), running_row(store, row) as done:
+        with run(settings, EXPERIMENT, _params(job, scope)) as tracked:
+            result = _work(_Ledger(job, scope, store, listener), scope, settings, process, learn, tracked)
+        done |= _row_fields(result)
     open_objects(scope.base).delete(job.folder)
     return result
 
 
 def _work(
     ledger: _Ledger, scope: TenantScope, settings: Settings, process: Process, learn: Learn | None, tracked: Run
-) -> tuple[JobResult, dict[str, Any]]:
+) -> JobResult:
     job, began = ledger.job, time.perf_counter()
-    plan = ledger.plan = _plan(job, scope, ledger.store, settings)
+    watch = partial(watched, store=ledger.store, scope=scope, identity=job.job_id)
+    plan = ledger.plan = _plan(job, scope, ledger.store, settings, watch)
     ledger.spend({"list": time.perf_counter() - began})
     line = Line(plan.fingerprint, plan.table, plan.embedder, plan.dimension)
     _process_shards(ledger, plan, scope, settings, line, process)
@@ -164,7 +179,7 @@ def _work(
     _store_errors(ledger.store, job.job_id, errors)
     result = _result(ledger, done.release, receipts, errors, time.perf_counter() - began, tracked)
     _track(tracked, ledger, result, done.release)
-    return result, _row_fields(result)
+    return result
 
 
 def _process_shards(
@@ -204,16 +219,18 @@ def make_context(
         cache_dir=settings.model_cache,
         threads=settings.cpu_threads,
         device=settings.device,
+        registry=settings.registry,
     )
 
 
-def current_line(scope: TenantScope) -> Line:
-    """Parser + chunker + embedder as the tenant's configuration has them now."""
-    info = describe_encoder(scope.config.embedder)
-    return line_of(scope.config, info.fingerprint, info.dimension)
+def current_line(scope: TenantScope, settings: Settings) -> Line:
+    """Parser + chunker + embedder as the tenant's configuration has them now, an alias pinned to what it names now."""
+    embedder = pinned(scope.config.embedder, registry=settings.registry)
+    info = describe_encoder(embedder, registry=settings.registry)
+    return replace(line_of(scope.config, info.fingerprint, info.dimension), embedder=embedder)
 
 
-def _plan(job: IndexJob, scope: TenantScope, store: Store, settings: Settings) -> Plan:
+def _plan(job: IndexJob, scope: TenantScope, store: Store, settings: Settings, watch: Watch) -> Plan:
     objects = open_objects(scope.base)
     found = None if job.dry_run else load_plan(job, objects)
     if found is not None:
@@ -224,7 +241,7 @@ def _plan(job: IndexJob, scope: TenantScope, store: Store, settings: Settings) -
     roots = [source_root(spec) for spec in job.sources]
     count = store.check_today if job.dry_run else store.spend_today
     admit = partial(count, scope, INDEX_BYTES, quota=scope.config.quotas.index_bytes_per_day)
-    return make_plan(job, listed, manifest, base, current_line(scope), scope.config, objects, roots, admit)
+    return make_plan(job, watch(listed), manifest, base, current_line(scope, settings), scope.config, objects, roots, admit)
 
 
 def source_root(spec: str) -> str:

@@ -238,7 +238,7 @@ class JobCounts(Reply):
 
 
 class JobReply(Reply):
-    """One job; `plan` is a dry run's (documents, bytes, seconds, shards); `rate` in chunks/s and `eta_s` are null until the job reports them."""
+    """One job; `rate` (chunks/s) and `eta_s` are null until it reports them; `plan` is a dry run's figures."""
 
     job_id: str
     state: Literal["queued", "running", "succeeded", "failed", "cancelled"]

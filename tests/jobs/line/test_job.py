@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs.indexing import driver
+from jobs.indexing import attempt, driver
+from jobs.indexing.attempt import check_submitted
 from jobs.indexing.job import IndexJob
 from jobs.indexing.manifest import load_manifest
+from jobs.indexing.pipeline import run_index_job
+from jobs.indexing.source import list_sources
 from jobs.indexing.stages import run_inline
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
 from tenants.corpus.table import document_counts, open_release
-from tenants.errors import Cancelled, Conflict, NeedsConfirmation, QuotaExceeded
+from tenants.errors import Cancelled, Conflict, NeedsConfirmation, NotFound, QuotaExceeded
 from tenants.ids import job_id
 
 TEXTS = {
@@ -261,3 +264,70 @@ def test_failure_leaves_a_failed_job_that_resumes(bench):
     assert row.state == "failed"
     assert "resume" in row.error
     assert bench.index(source, job="job-f").counts.new == 40
+
+
+def test_dry_run_of_a_queued_job_ends_its_row_with_the_plan(bench):
+    job = IndexJob(job_id("job-dry"), (str(bench.write("a.jsonl", TEXTS)),), dry_run=True)
+    bench.store.create_job(bench.scope, job.job_id, job.spec())
+    planned = run_index_job(job, bench.scope, bench.store, bench.settings)
+    row = bench.store.get_job(bench.scope, job.job_id)
+    assert (row.state, row.counts["new"], row.index_version) == ("succeeded", 40, None)
+    assert (row.counts["plan"]["documents"], row.counts["plan"]["bytes"]) == (40, planned.plan.bytes)
+    assert bench.texts() == {}
+    assert run_index_job(job, bench.scope, bench.store, bench.settings).counts == planned.counts
+
+
+def test_dry_run_that_is_refused_fails_its_row(bench):
+    _limited(bench, documents=10)
+    job = IndexJob(job_id("job-dry"), (str(bench.write("a.jsonl", TEXTS)),), dry_run=True)
+    bench.store.create_job(bench.scope, job.job_id, job.spec())
+    with pytest.raises(QuotaExceeded) as refused:
+        run_index_job(job, bench.scope, bench.store, bench.settings)
+    row = bench.store.get_job(bench.scope, job.job_id)
+    assert (row.state, row.error) == ("failed", refused.value.detail)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_job_cancelled_while_it_waited_never_starts(bench, dry_run):
+    source = bench.write("a.jsonl", TEXTS)
+    job = IndexJob(job_id("job-w"), (str(source),), dry_run=dry_run)
+    bench.store.create_job(bench.scope, job.job_id, job.spec())
+    bench.store.request_cancel(bench.scope, job.job_id)
+    with pytest.raises(Conflict, match="been cancelled before it started"):
+        run_index_job(job, bench.scope, bench.store, bench.settings)
+    assert bench.store.get_job(bench.scope, job.job_id).state == "cancelled"
+    assert bench.texts() == {}
+
+
+def test_submitted_job_runs_only_for_the_tenant_that_asked(bench):
+    acme = bench.store.get_tenant("acme")
+    job = IndexJob(job_id("job-s"), (str(bench.write("a.jsonl", TEXTS)),))
+    bench.store.create_job(acme, job.job_id, job.spec())
+    check_submitted(bench.store, acme, job.job_id)
+    with pytest.raises(Conflict, match="suspended"):
+        check_submitted(bench.store, bench.store.set_state("acme", "suspended"), job.job_id)
+    with pytest.raises(NotFound):
+        check_submitted(bench.store, bench.store.create_tenant("other"), job.job_id)
+    bench.store.delete_tenant("acme")
+    with pytest.raises(NotFound):
+        check_submitted(bench.store, bench.store.create_tenant("acme"), job.job_id)
+
+
+def test_listing_stops_when_the_tenant_is_being_deleted(bench, monkeypatch):
+    monkeypatch.setattr(attempt, "CHECK_EVERY_S", 0.0)
+    taken = []
+
+    def deleting(*arguments, **options):
+        for number, item in enumerate(list_sources(*arguments, **options)):
+            taken.append(item)
+            if number == 5:
+                bench.store.set_state("acme", "deleting")
+            yield item
+
+    monkeypatch.setattr(driver, "list_sources", deleting)
+    with pytest.raises(Cancelled, match="deleted"):
+        bench.index(bench.write("a.jsonl", TEXTS), job="job-d")
+    assert len(taken) == 6
+    assert bench.store.get_job(bench.scope, "job-d").state == "cancelled"
+    with pytest.raises(NotFound):
+        bench.index(bench.write("a.jsonl", TEXTS))
