@@ -3,7 +3,7 @@
     python benchmarks/leaks.py --data DIR/medquad [--limit-docs 400]
 
 Needs a running platform (`fathom up`). Nine tenants get the documents of their own site. The questions that
-occur word for word in two or more sites are asked as all nine, on search (three modes), query, stream and chat;
+occur word for word in two or more sites are asked as all nine, on search (three modes), query and stream;
 each answer, its audit record and every error is searched for ids of other tenants' documents. Then one
 tenant's scores are asked for again after its neighbours' data changed: they must not differ by a bit.
 """

@@ -18,7 +18,7 @@ from services.gateway.deployment import Gateway
 from services.retrieval.deployment import RetrieverDeployment
 from services.settings import Replicas, Settings
 
-GRACE_S = 30.0  # longer than request_timeout_s by default, so that a stream ends before its replica does
+GRACE_S = 5.0  # on top of the longest request: a stream or a write ends before its replica does
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 15.0
 
@@ -46,7 +46,7 @@ def options(name: str, size: Replicas, settings: Settings) -> dict[str, Any]:
         "max_ongoing_requests": size.max_ongoing,
         "max_queued_requests": size.max_queued,
         "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
-        "graceful_shutdown_timeout_s": max(GRACE_S, settings.request_timeout_s),
+        "graceful_shutdown_timeout_s": max(settings.request_timeout_s, settings.write_timeout_s) + GRACE_S,
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": HEALTH_TIMEOUT_S,
         "max_surge_percent": 100,

@@ -22,6 +22,7 @@ from services.settings import Settings
 from tenants.errors import Unavailable
 
 ENTRYPOINT = "jobs.indexing"
+DRIVER_CPUS = 0.1  # a driver mostly waits; not nothing, so that a node takes only so many
 SECRETS = {"admin_key", "api_key", "pepper"}
 
 
@@ -53,6 +54,7 @@ class RayJobs:
             self._client.submit_job(
                 entrypoint=entrypoint(tenant, job_id, spec),
                 submission_id=job_id,
+                entrypoint_num_cpus=DRIVER_CPUS,
                 runtime_env={"env_vars": job_environment(self._settings)},
             )
         except (RuntimeError, ConnectionError, OSError) as error:

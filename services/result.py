@@ -28,6 +28,7 @@ from services.timing import Stopwatch
 from tenants.ids import QueryId
 from tenants.scope import TenantScope
 
+EXTRACTIVE = "extractive"  # the answerer that is always there
 _LEGS = {"hybrid": ("dense", "sparse"), "dense": ("dense",), "sparse": ("sparse",)}
 
 
@@ -127,7 +128,13 @@ def degradations(prepared: Prepared, draft: Draft | None) -> tuple[Degradation, 
         words.append("partial_candidates")
     words.extend(prepared.ranked.degraded)
     words.extend(draft.degraded if draft else ())
+    if draft and draft.generator == EXTRACTIVE and _wants_generator(prepared):
+        words.append("generator_unavailable")
     return tuple(dict.fromkeys(words))
+
+
+def _wants_generator(prepared: Prepared) -> bool:
+    return (prepared.question.generator or prepared.scope.config.generator) not in (EXTRACTIVE, "auto")
 
 
 def _number(value: np.float32) -> float | None:

@@ -55,6 +55,7 @@ class Limits(_Section):
     parser_memory_bytes: int = 1024 * MIB
     parser_seconds: float = 60
     batch_documents: int = 1_000
+    jobs_per_tenant: int = 4  # queued or running at once, of those that come over HTTP
 
 
 class Retrieval(_Section):
@@ -96,7 +97,6 @@ class Settings(BaseSettings):
     audit_database_url: str | None = None  # audit log; default SQLite in data_dir, or database_url if PostgreSQL
     model_dir: str | None = None  # compiled models, shareable between platforms; default: in data_dir
     mlflow_tracking_uri: str | None = None  # default SQLite in data_dir; `off` tracks nothing
-    redis_url: str | None = None
     admin_key: str | None = None
     pepper: str | None = None  # of the stored keys; default: a file in data_dir; shared by every node of a cluster
     url: str = "http://127.0.0.1:8000"
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     write_timeout_s: float = 300  # of small batches, erasures, deletions: what writes an index
     gateway_slots: int = Field(default=8, ge=1)  # questions at work at once in one gateway replica: ~4 per core
     gateway_writes: int = Field(default=16, ge=1)  # small batches and the like at work at once in one gateway replica
-    gateway: Replicas = Replicas()
+    gateway: Replicas = Replicas()  # each of `min` grants its part of a tenant's rate; more replicas grant more
     retriever: Replicas = Replicas()
     indexer: Replicas = Replicas()
     retrieval: Retrieval = Retrieval()

@@ -1,4 +1,4 @@
-"""What a tenant has used of a daily quota; in the control plane, because it must outlive a restart."""
+"""What a tenant uses now and has used of a daily quota; in the control plane, because it must outlive a restart."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from tenants.errors import NotFound, QuotaExceeded
-from tenants.records import Owner
+from tenants.records import FINISHED, Owner
 from tenants.rows import Rows
-from tenants.tables import USAGE
+from tenants.tables import JOBS, USAGE
 
 
 class UsageRows(Rows):
-    """Counters per tenant, name and UTC day."""
+    """Counters per tenant, name and UTC day, and the jobs at work."""
 
     def spend_today(self, tenant: Owner, name: str, amount: int, quota: int | None) -> int:
         """Count `amount` units of `name` (such as `index_bytes`) and give the day's sum; None = no quota.
@@ -33,6 +33,12 @@ class UsageRows(Rows):
         except ConstraintViolated:
             raise NotFound("there is no such tenant") from None
         return used
+
+    def open_jobs(self, tenant: Owner) -> list[str]:
+        """The ids of the tenant's jobs that have not finished, oldest first."""
+        ours = (JOBS.c.uid == tenant.uid) & JOBS.c.state.not_in(FINISHED)
+        with self._database.reading() as connection:
+            return list(connection.execute(select(JOBS.c.job_id).where(ours).order_by(JOBS.c.number)).scalars())
 
     def check_today(self, tenant: Owner, name: str, amount: int, quota: int | None) -> None:
         """Raise as `spend_today` would, and count nothing."""

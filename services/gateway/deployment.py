@@ -116,7 +116,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
         audit=reader,
         gate=FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE)),
         writes=FairGate(settings.gateway_writes, tenant_slots=max(1, settings.gateway_writes // TENANT_SHARE)),
-        limits=RateLimits(settings.gateway.max),
+        limits=RateLimits(max(1, settings.gateway.min)),
         metrics=RayMetrics(),
         components=readiness.components,
         version=version("fathom"),

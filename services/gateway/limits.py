@@ -5,7 +5,8 @@ units and refills evenly over `window_s`: a rested tenant may send its whole quo
 at most twice the quota passes. One number per tenant and policy is kept, the theoretical arrival time; nothing
 sleeps. Headers follow draft-ietf-httpapi-ratelimit-headers-10, beside OpenAI's `x-ratelimit-*`.
 
-The state is one process's. With several gateway replicas each grants its share of the quota (`replicas`).
+The state is one process's. With several gateway replicas each grants its share of the quota (`replicas`): as many
+as always run, so that no tenant gets less than its quota; while autoscaling adds replicas it may get more.
 """
 
 from __future__ import annotations
@@ -91,12 +92,6 @@ def _left(policy: Policy, used_s: float) -> int:
 def requests_policy(quotas: Quotas, replicas: int = 1) -> Policy:
     """How many requests a minute one of `replicas` gateways grants."""
     return Policy("requests", max(1, quotas.requests_per_minute // replicas))
-
-
-def pairs_policy(quotas: Quotas, replicas: int = 1) -> Policy | None:
-    """How many query-chunk pairs a minute may be reranked; None = as many as it takes."""
-    allowed = quotas.rerank_pairs_per_minute
-    return None if allowed is None else Policy("rerank_pairs", max(1, allowed // replicas))
 
 
 class RateLimits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -34,7 +35,7 @@ from tenants.errors import (
 )
 
 PROBLEM_JSON = "application/problem+json"
-OPENAI_ROUTES = ("/chat/completions", "/models", "/embeddings")
+OPENAI_ROUTES = re.compile(r"/t/[^/]+/v1/(?:models|embeddings)")
 _OPENAI_TYPES: Mapping[type[FathomError], str] = {
     Unauthenticated: "authentication_error",
     Forbidden: "permission_error",
@@ -96,7 +97,7 @@ def headers_of(error: FathomError) -> dict[str, str]:
 
 def respond(error: FathomError, scope_path: str, context: RequestContext) -> Response:
     """The HTTP answer for an error, in the shape that the route's clients read."""
-    openai = scope_path.startswith("/t/") and scope_path.endswith(OPENAI_ROUTES)
+    openai = OPENAI_ROUTES.fullmatch(scope_path)
     body = openai_problem(error, context.request_id) if openai else problem(error, context.request_id)
     media = "application/json" if openai else PROBLEM_JSON
     return Response(msgspec.json.encode(body), error.status, headers_of(error), media)

@@ -1,1 +1,1 @@
-"""Routes by family: native, openai, cohere, admin."""
+"""Routes by family: health, native, documents, jobs, openai, admin."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -15,10 +17,12 @@ from services.gateway.auth import admin
 from services.gateway.http import ADMIN_ERRORS, accepts, answers, iso, repeatable, reply
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
-from tenants.config import merged, validate_config
+from tenants.config import TenantConfig, merged, validate_config
+from tenants.errors import FathomError, FieldError, InvalidInput
 from tenants.keys import expiry
 from tenants.records import KeyInfo, Tenant
 from tenants.scope import TenantScope
+from tenants.store import Store
 
 router = APIRouter(prefix="/admin/v1/tenants", tags=["admin"])
 
@@ -42,11 +46,10 @@ async def list_tenants(platform: Operator) -> Response:
 async def create_tenant(request: Request, platform: Operator) -> Response:
     """A new tenant and its first key, of scope admin; the key is shown once."""
     body = await bodies.read_body(request, bodies.TenantBody)
-    config = validate_config(body.config)
+    config = _configured(partial(validate_config, body.config))
 
     async def create() -> Response:
-        tenant = await asyncio.to_thread(platform.store.create_tenant, body.name, config)
-        key, _ = await asyncio.to_thread(platform.store.add_key, tenant, "admin")
+        tenant, key = await asyncio.to_thread(_founded, platform.store, body.name, config)
         return reply(tenant_json(tenant) | {"api_key": key}, 201)
 
     return await once(request, OWNER, create, body=body.model_dump_json, tenant=body.name)
@@ -68,7 +71,7 @@ async def update_tenant(request: Request, platform: Operator, tenant: str) -> Re
     body = await bodies.read_body(request, bodies.TenantPatch)
     found = await asyncio.to_thread(platform.store.get_tenant, tenant)
     if body.config is not None:
-        config = merged(found.config, body.config)
+        config = _configured(partial(merged, found.config, body.config))
         found = await asyncio.to_thread(platform.store.update_config, found.name, config)
     if body.state is not None:
         found = await asyncio.to_thread(platform.store.set_state, found.name, body.state)
@@ -122,6 +125,26 @@ async def revoke_key(platform: Operator, tenant: str, key_id: str) -> Response:
     await asyncio.to_thread(platform.store.revoke_key, found, key_id)
     keys = await asyncio.to_thread(platform.store.list_keys, found)
     return reply(next(key_json(key) for key in keys if key.key_id == key_id))
+
+
+def _founded(store: Store, name: str, config: TenantConfig) -> tuple[Tenant, str]:
+    """A tenant with its first key, or neither: without a key its name would be taken and of no use."""
+    tenant = store.create_tenant(name, config)
+    try:
+        key, _ = store.add_key(tenant, "admin")
+    except FathomError:
+        store.delete_tenant(tenant.name)
+        raise
+    return tenant, key
+
+
+def _configured(make: Callable[[], TenantConfig]) -> TenantConfig:
+    """A configuration; its faults point into the body that it came in."""
+    try:
+        return make()
+    except InvalidInput as error:
+        errors = tuple(FieldError(f"/config{fault.pointer.rstrip('/')}", fault.detail) for fault in error.errors)
+        raise InvalidInput(error.detail, errors=errors) from None
 
 
 def tenant_json(tenant: Tenant) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from services.gateway.http import TENANT_ERRORS, accepts, answers, iso, repeatab
 from services.gateway.idempotency import once
 from services.gateway.ingest_urls import check_sources
 from services.gateway.ports import Platform
-from tenants.errors import FathomError, Overloaded, Unavailable
+from tenants.errors import FathomError, Overloaded, QuotaExceeded, Unavailable
 from tenants.ids import new_job_id
 from tenants.records import FINISHED, JobRow
 
@@ -27,6 +27,7 @@ Writer = Annotated[Access, Depends(may("index"))]
 Cursor = Annotated[str | None, Query(max_length=64)]
 _WRITE_ERRORS = (*TENANT_ERRORS, 409)
 SILENCE = timedelta(seconds=30)  # a job reports several times in this
+RETRY_S = 10.0  # jobs take minutes
 _COUNTS = ("new", "changed", "unchanged", "deleted", "failed")
 
 
@@ -117,13 +118,29 @@ async def _settled(platform: Platform, row: JobRow) -> JobRow:
     return await asyncio.to_thread(platform.store.update_job, row.job_id, state="failed", error=lost)
 
 
+async def _has_room(platform: Platform, access: Access, most: int) -> None:
+    """Raises `QuotaExceeded` when more than `most` of the tenant's jobs are at work; lost ones do not count."""
+    found = await asyncio.to_thread(platform.store.open_jobs, access.scope)
+    if len(found) <= most:
+        return
+    rows = [await asyncio.to_thread(platform.store.get_job, access.scope, job_id) for job_id in found]
+    states = [(await _settled(platform, row)).state for row in rows]
+    if sum(state not in FINISHED for state in states) > most:
+        limit = platform.settings.limits.jobs_per_tenant
+        detail = f"{limit} of your jobs are queued or running already; wait for one, or cancel it"
+        raise QuotaExceeded(detail, retry_after_s=RETRY_S)
+
+
 async def _submit(platform: Platform, access: Access, spec: dict[str, Any]) -> str:
     """The row first, so that a job which starts at once finds it; a refused submission ends the row."""
+    await _has_room(platform, access, platform.settings.limits.jobs_per_tenant - 1)
     job_id = new_job_id()
     # The job looks its row up by this very order: sources from outside are untrusted wherever they are read.
     spec = {**spec, "job_id": job_id, "untrusted": True}
     await asyncio.to_thread(platform.store.create_job, access.scope, job_id, spec)
     try:
+        # Asked again with its own row in the list: others may have come in meanwhile.
+        await _has_room(platform, access, platform.settings.limits.jobs_per_tenant)
         await platform.jobs.submit(access.scope.tenant, job_id, spec)
     except FathomError as error:
         # The row has ended: a submission that got through after all finds that and does nothing.

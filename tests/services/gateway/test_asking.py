@@ -56,6 +56,24 @@ async def test_query_cites_what_it_says(world) -> None:
         assert f"[{citation['marker']}]" in body["answer"]
 
 
+@pytest.mark.parametrize(
+    ("configured", "asked", "degraded"),
+    [
+        ("auto", "vllm", ["generator_unavailable"]),
+        ("vllm-small", None, ["generator_unavailable"]),
+        ("vllm-small", "extractive", []),
+        ("auto", "auto", []),
+        ("extractive", None, []),
+    ],
+)
+async def test_a_generator_that_is_not_there_is_told(world, configured: str, asked: str | None, degraded) -> None:
+    key = world.tenant("acme", generator=configured)
+    await world.put("acme", key, rome=ROME)
+    body = {"query": "What is the capital of Italy?"} | ({"generator": asked} if asked else {})
+    answer = (await world.client.post("/t/acme/v1/query", json=body, headers=key)).json()
+    assert (answer["generator"], answer["degraded"]) == ("extractive", degraded)
+
+
 async def test_a_stream_sends_the_evidence_first_and_the_whole_answer_last(world) -> None:
     key = world.tenant("acme")
     await world.put("acme", key, paris=PARIS, rome=ROME)

@@ -183,6 +183,20 @@ async def test_openai_routes_answer_errors_in_openais_shape(world) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "model")
 
 
+async def test_a_documents_name_does_not_choose_the_shape_of_its_errors(world) -> None:
+    key = world.tenant("acme")
+    check(await world.client.get("/t/acme/v1/documents/v1/models", headers=key), 404, "not_found")
+
+
+async def test_a_bad_configuration_is_pointed_at_in_its_body(world) -> None:
+    world.tenant("acme")
+    body = {"config": {"quotas": {"concurrent": 0}}}
+    made = await world.client.post("/admin/v1/tenants", json={"name": "b", **body}, headers=world.operator)
+    changed = await world.client.patch("/admin/v1/tenants/acme", json=body, headers=world.operator)
+    for answer in (made, changed):
+        assert check(answer, 422, "invalid_field")["errors"][0]["pointer"] == "/config/quotas/concurrent"
+
+
 async def test_readiness_names_each_component(world) -> None:
     assert (await world.client.get("/readyz")).status_code == 200
     world.ready = False

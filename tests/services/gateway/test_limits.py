@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.limits import Policy, RateLimits, decide, pairs_policy, requests_policy
+from services.gateway.limits import Policy, RateLimits, decide, requests_policy
 from tenants.config import Quotas
 from tenants.errors import QuotaExceeded
 
@@ -81,21 +81,18 @@ def test_no_window_lets_more_than_twice_the_quota_pass(quota: int, gaps: list[fl
 
 
 def test_tenants_and_policies_do_not_share_a_count():
-    limits, quotas = RateLimits(clock=Clock()), Quotas(requests_per_minute=1, rerank_pairs_per_minute=5)
+    limits, quotas = RateLimits(clock=Clock()), Quotas(requests_per_minute=1)
     assert limits.request("a", quotas).allowed
     assert not limits.request("a", quotas).allowed
     assert limits.request("b", quotas).allowed
-    pairs = pairs_policy(quotas)
-    assert pairs is not None
+    pairs = Policy("rerank_pairs", 5)
     assert limits.spend("a", pairs, 5).allowed
     assert not limits.spend("a", pairs).allowed
-    assert pairs_policy(Quotas()) is None
 
 
 def test_replicas_grant_their_share():
-    quotas = Quotas(requests_per_minute=600, rerank_pairs_per_minute=2)
+    quotas = Quotas(requests_per_minute=600)
     assert requests_policy(quotas, replicas=3).quota == 200
-    assert pairs_policy(quotas, replicas=3) == Policy("rerank_pairs", 1)
 
 
 def test_the_concurrent_limit_frees_places_also_on_errors():

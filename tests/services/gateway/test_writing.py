@@ -176,6 +176,32 @@ async def test_a_new_key_is_replayed_and_made_once(world) -> None:
     assert first.json()["api_key"] == second.json()["api_key"]
 
 
+async def test_a_tenant_whose_first_key_fails_is_not_left_behind(world, monkeypatch) -> None:
+    def fails(*arguments):
+        raise Unavailable("the database is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.platform.store, "add_key", fails)
+        answer = await world.client.post("/admin/v1/tenants", json={"name": "acme"}, headers=world.operator)
+        assert answer.status_code == 503
+    assert (await world.client.post("/admin/v1/tenants", json={"name": "acme"}, headers=world.operator)).is_success
+
+
+async def test_a_tenant_has_so_many_jobs_at_once_and_lost_ones_do_not_count(world, monkeypatch) -> None:
+    key, other = world.tenant("acme"), world.tenant("other")
+    body = {"sources": ["https://docs.example.com/public/a"]}
+
+    async def submit(name, headers):
+        return (await world.client.post(f"/t/{name}/v1/jobs", json=body, headers=headers)).status_code
+
+    at_once = [await submit("acme", key) for _ in range(5)]
+    assert (at_once, await submit("other", other)) == ([202, 202, 202, 202, 429], 202)
+    assert len(world.platform.store.open_jobs(world.platform.store.get_tenant("acme"))) == 4
+    monkeypatch.setattr("services.gateway.routes.jobs.SILENCE", timedelta(0))
+    world.jobs.lost = True
+    assert await submit("acme", key) == 202
+
+
 async def test_a_job_goes_to_the_submitter_with_its_row(world) -> None:
     key = world.tenant("acme")
     body = {"sources": ["https://docs.example.com/public/a b".replace(" ", "%20")], "sync": True}
