@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         """Where runs are tracked."""
         return self.mlflow_tracking_uri or f"sqlite:///{Path(self.data_dir).absolute()}/mlflow.db"
 
+    @property
+    def registry(self) -> str | None:
+        """Where `models:/…` references are read from; None where MLflow is off."""
+        return None if self.mlflow_tracking_uri == "off" else self.mlflow_uri
+
 
 def load_settings(file: Path | None = None, **flags: Any) -> Settings:
     """Read the environment and `file` (default `fathom.yaml` in the working folder, if it exists).

@@ -98,7 +98,8 @@ class BatchWriter:
         `Conflict` when the tenant's embedder changed, `QuotaExceeded`, `InFlight`, `DeadlineExceeded`.
         """
         deadline = time.monotonic() + (timeout_s or self._settings.request_timeout_s)
-        line = current_line(scope)
+        self._store.check_open(scope)
+        line = current_line(scope, self._settings)
         release = releases.current(scope)
         if release is not None and release.table != line.table:
             raise Conflict("the tenant's embedder changed since the index was made; run an index job first")
@@ -179,7 +180,7 @@ class BatchWriter:
         """Commit groups until nobody waits."""
         while group := self._next_group(queue, scope):
             try:
-                outcome = _commit_group(group)
+                outcome = _commit_group(group, self._store)
                 for batch in group:
                     batch.release = outcome
             except Exception as error:  # noqa: BLE001 - this thread's outermost frame; every waiter raises it
@@ -206,13 +207,15 @@ class BatchWriter:
             return group
 
 
-def _commit_group(group: Sequence[_Batch]) -> Release | None:
+def _commit_group(group: Sequence[_Batch], store: Store) -> Release | None:
     first = group[0]
+    store.check_open(first.scope)  # before the lease, whose object would bring a dropped tenant's folder back
     receipts = tuple(receipt for batch in group for receipt in batch.work.receipts)
     removed = tuple(name for batch in group for name in batch.work.removed)
     work = replace(first.work, receipts=receipts, removed=removed)
     left = max(batch.deadline for batch in group) - time.monotonic()
     with acquire(first.scope, work.job_id, wait_s=max(0.0, left)) as lease:
+        store.check_open(first.scope)
         return commit(first.scope, work, lease, learn_profile).release
 
 

@@ -241,7 +241,8 @@ def _plan(job: IndexJob, scope: TenantScope, store: Store, settings: Settings, w
     roots = [source_root(spec) for spec in job.sources]
     count = store.check_today if job.dry_run else store.spend_today
     admit = partial(count, scope, INDEX_BYTES, quota=scope.config.quotas.index_bytes_per_day)
-    return make_plan(job, watch(listed), manifest, base, current_line(scope, settings), scope.config, objects, roots, admit)
+    line = current_line(scope, settings)
+    return make_plan(job, watch(listed), manifest, base, line, scope.config, objects, roots, admit)
 
 
 def source_root(spec: str) -> str:

@@ -45,7 +45,8 @@ class LineContext:
 
     `base` is the tenant's folder, `folder` the job's below it. `allow` are the URL prefixes that may be read, None
     any (the operator's own job). `embedder` is a model reference, `cache_dir` a local
-    folder for its compiled form, `threads` of one encoder (None = all cores).
+    folder for its compiled form, `threads` of one encoder (None = all cores), `registry` the MLflow address that
+    `models:/…` is read from.
     """
 
     uid: TenantUid
@@ -60,6 +61,7 @@ class LineContext:
     cache_dir: str
     threads: int | None
     device: str
+    registry: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ def parse_source(source: pa.Table, shard: int, context: LineContext) -> Parcel:
 def chunk_parcel(parcel: Parcel, context: LineContext) -> Parcel:
     """Parsed documents → chunks, and each document's number of them."""
     started = time.perf_counter()
-    tokenizer = describe_encoder(context.embedder).tokenizer_json
+    tokenizer = describe_encoder(context.embedder, registry=context.registry).tokenizer_json
     chunks = chunk_batch(parcel.table, context.chunking, tokenizer, context.uid, context.fingerprint)
     counts = {entry["values"]: entry["counts"] for entry in chunks["document_id"].value_counts().to_pylist()}
     documents = tuple((*row[:5], counts.get(row[0], 0)) for row in parcel.documents)
@@ -147,7 +149,13 @@ def write_parcel(parcel: Parcel, context: LineContext) -> Receipt:
 
 def load_embed(context: LineContext) -> Embed:
     """The embedding stage of this process; loading a model takes about a second."""
-    return Embed(context.embedder, cache_dir=context.cache_dir, threads=context.threads, device=context.device)
+    return Embed(
+        context.embedder,
+        cache_dir=context.cache_dir,
+        threads=context.threads,
+        device=context.device,
+        registry=context.registry,
+    )
 
 
 def run_inline(shards: Sequence[int], context: LineContext, embed: Any = None) -> Iterator[Receipt]:

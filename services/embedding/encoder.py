@@ -102,6 +102,11 @@ class Encoder:
         self._engine.run(order, vectors)
         return vectors if len(windows.ids) == len(texts) else _joined(vectors, windows, len(texts))
 
+    def encode_documents(self, texts: Sequence[str]) -> Float32:
+        """`encode`, with the prefix that the model wants before documents."""
+        prefix = self.info.recipe.document_prefix
+        return self.encode([prefix + text for text in texts] if prefix else texts)
+
     def encode_query(self, text: str) -> Float32:
         """(d,) float32 unit vector of a question, with the prefix that the model wants before questions."""
         row: Float32 = self.encode([self.info.recipe.query_prefix + text])[0]

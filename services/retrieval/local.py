@@ -14,7 +14,13 @@ from services.settings import Settings
 
 def open_retriever(settings: Settings) -> LocalRetriever:
     """Ready to answer: the built-in embedder is compiled and warm. Other embedders load on first use."""
-    load = partial(load_encoder, cache_dir=settings.model_cache, threads=threads(settings), device=settings.device)
+    load = partial(
+        load_encoder,
+        cache_dir=settings.model_cache,
+        threads=threads(settings),
+        device=settings.device,
+        registry=settings.registry,
+    )
     builtin = load(BUILTIN)
     builtin.encode(["warm up"])
     return LocalRetriever(QueryEncoder(lambda model: builtin if model == BUILTIN else load(model)), settings.retrieval)
