@@ -67,6 +67,14 @@ class Database:
             yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A read transaction in which every statement sees the same moment. Raises as `reading` does."""
+        # SQLite's transactions always do; PostgreSQL's by default see what was committed between two statements.
+        options: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with translated(), self.engine.connect() as connection:
+            yield connection if self.is_sqlite else connection.execution_options(**options)
+
+    @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A write transaction, committed at the end of the block and rolled back by any exception."""
         with translated(), self.engine.connect().execution_options(write=True) as connection, connection.begin():

@@ -13,15 +13,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from services.audit.chain import GENESIS, SALT_BYTES, Head, Link, StoredText, link_after, pack, salt_text, salted
 from services.audit.group_commit import GroupCommit
-from services.audit.tables import CHAIN, FACTS, HEADS, METADATA, SOURCES, TEXTS
+from services.audit.tables import (
+    CHAIN,
+    DELETED,
+    FACTS,
+    HEADS,
+    METADATA,
+    SOURCES,
+    TEXTS,
+    deleted_tenant,
+    hold_off_deletions,
+)
 from services.contracts import AuditRecord
 from tenants.database import Database
-from tenants.errors import FathomError, Unavailable
+from tenants.errors import FathomError, NotFound, Unavailable
 from tenants.scope import TenantScope
 
 _MOVE_HEAD = (
@@ -54,7 +64,10 @@ class SqlAuditLog:
         self._writer, self._heads = _new_writer(), dict[str, Head]()
 
     async def append(self, scope: TenantScope, record: AuditRecord) -> None:
-        """Returns once the record is durable; raises `Unavailable` when it cannot be made so."""
+        """Returns once the record is durable; raises `Unavailable` when it cannot be made so.
+
+        Raises `NotFound` for a tenant that was deleted while the question was on its way.
+        """
         kept = scope.config.audit.store_text
         await asyncio.wrap_future(self._group.submit(_packed(scope.uid, record, kept=kept)))
 
@@ -80,8 +93,11 @@ class SqlAuditLog:
         try:
             with self._database.writing() as connection:
                 if entries:
+                    _refuse_deleted(connection, entries)
                     _store(connection, entries, links)
                     _move_heads(connection, known, heads)
+        except NotFound:
+            raise
         except (FathomError, ConstraintViolated) as error:
             raise Unavailable(
                 "the audit log cannot be written, so the answer was withheld; check FATHOM_AUDIT_DATABASE_URL and "
@@ -108,6 +124,13 @@ def _packed(uid: str, record: AuditRecord, *, kept: bool) -> _Entry:
     body, salt = pack(record.facts, texts, sources, kept=kept), secrets.token_bytes(SALT_BYTES)
     stored = texts if kept else ()
     return _Entry(uid, record.at_ms, record.query_id, salt, body, salted(salt, body), stored, sources)
+
+
+def _refuse_deleted(connection: Connection, entries: Sequence[_Entry]) -> None:
+    hold_off_deletions(connection)
+    tenants = {deleted_tenant(entry.uid) for entry in entries}
+    if connection.execute(select(DELETED.c.tenant).where(DELETED.c.tenant.in_(tenants)).limit(1)).first():
+        raise NotFound("the tenant was deleted while it was asked")
 
 
 def _store(connection: Connection, entries: Sequence[_Entry], links: Sequence[Link]) -> None:

@@ -14,7 +14,18 @@ from typing import Any
 from sqlalchemy import Connection, Row, Table, and_, delete, func, select
 
 from services.audit.chain import GENESIS, Fault, Head, Link, Stored, StoredText, faults_of, unpack
-from services.audit.tables import CHAIN, FACTS, HEADS, SOURCES, TABLES, TEXTS
+from services.audit.tables import (
+    CHAIN,
+    DELETED,
+    FACTS,
+    HEADS,
+    SOURCES,
+    TABLES,
+    TEXTS,
+    deleted_tenant,
+    hold_off_appends,
+    of_documents,
+)
 from tenants.database import Database
 from tenants.errors import NotFound
 
@@ -58,19 +69,19 @@ class AuditReader:
 
     def export(self, uid: str) -> Iterator[dict[str, Any]]:
         """Every record of the tenant, chain by chain in the order of writing."""
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             for stored in _walk(connection, uid):
                 yield _record_json(stored)
 
     def verify_chain(self, uid: str, anchors: Sequence[Head] = ()) -> ChainReport:
-        """Check every link, fact, text and head of the tenant.
+        """Check every link, fact, text and head of the tenant, as they were at one moment: questions may go on.
 
         `anchors` are heads that were kept elsewhere: a chain that lacks one of them was cut or rewritten.
         """
         faults, records, texts, named = list[Fault](), 0, 0, 0
         last: dict[str, Head] = {}
         seen: set[tuple[str, int, bytes]] = set()
-        with self._database.reading() as connection:
+        with self._database.snapshot() as connection:
             for stored in _walk(connection, uid):
                 link = stored.link
                 wrong = faults_of(stored, last.get(link.writer, Head(uid, link.writer, 0, GENESIS)))
@@ -111,18 +122,24 @@ class AuditReader:
         with self._database.writing() as connection:
             for start in range(0, len(document_ids), _PAGE):
                 some = document_ids[start : start + _PAGE]
-                answers = select(SOURCES.c.writer, SOURCES.c.seq).where(
-                    SOURCES.c.uid == uid, SOURCES.c.document_id.in_(some)
-                )
-                quotes = delete(TEXTS).where(TEXTS.c.uid == uid, TEXTS.c.document_id.in_(some))
+                answers = select(SOURCES.c.writer, SOURCES.c.seq).where(of_documents(SOURCES, uid, some))
+                quotes = delete(TEXTS).where(of_documents(TEXTS, uid, some))
                 told = delete(TEXTS).where(TEXTS.c.uid == uid, TEXTS.c.slot == _ANSWER, _in(TEXTS, answers))
                 gone += connection.execute(quotes).rowcount + connection.execute(told).rowcount
         self._database.forget()
         return gone
 
+    def uids(self) -> frozenset[str]:
+        """Every tenant that has a record here, whether or not it still exists."""
+        with self._database.reading() as connection:
+            return frozenset(connection.execute(select(HEADS.c.uid).distinct()).scalars())
+
     def delete_tenant(self, uid: str) -> None:
-        """Delete everything of the tenant's, chains included."""
+        """Delete everything of the tenant's, chains included, and refuse what a question in flight may still append."""
         with self._database.writing() as connection:
+            hold_off_appends(connection)
+            tombstone = self._database.insert(DELETED).values(tenant=deleted_tenant(uid))
+            connection.execute(tombstone.on_conflict_do_nothing())
             for table in TABLES:
                 connection.execute(delete(table).where(table.c.uid == uid))
         self._database.forget()

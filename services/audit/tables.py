@@ -7,18 +7,38 @@
 | audit_texts   | a text beside the chain with its own salt; deleted when it is erased or expires     |
 | audit_sources | a document whose text went into a record's answer                                   |
 | audit_heads   | the last link of a chain, so that a cut-off end is seen                             |
+| audit_deleted | the digest of a deleted tenant's uid: nothing of it is stored any more              |
 
 A chain belongs to one tenant and one writer (one start of one process), so writers never wait for each other.
+Document ids are indexed by their beginning: PostgreSQL refuses an index entry of more than a third of a page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, MetaData, String, Table
+from blake3 import blake3
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    and_,
+    func,
+    select,
+)
+from sqlalchemy import literal_column as literal
 
 METADATA = MetaData()
 _UID, _WRITER, _QUERY = String(64), String(64), String(64)
+_DELETION_LOCK = 0x61_75_64_69_74  # "audit": PostgreSQL's advisory locks are named by a number
+_INDEXED_CHARS = 256  # 1,024 bytes of UTF-8 at most
 
 
 def _key(*more: Column[Any]) -> list[Column[Any]]:
@@ -55,13 +75,15 @@ TEXTS = Table(
     Column("document_id", String(1024)),
     Column("salt", LargeBinary(16), nullable=False),
     Column("text", LargeBinary, nullable=False),  # UTF-8
-    Index("audit_texts_document", "uid", "document_id"),
 )
 SOURCES = Table(
     "audit_sources",
     METADATA,
-    *_key(Column("document_id", String(1024), primary_key=True)),
-    Index("audit_sources_document", "uid", "document_id"),
+    Column("uid", _UID, nullable=False),
+    Column("writer", _WRITER, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("document_id", String(1024), nullable=False),
+    Index("audit_sources_record", "uid", "writer", "seq"),
 )
 HEADS = Table(
     "audit_heads",
@@ -71,4 +93,37 @@ HEADS = Table(
     Column("seq", BigInteger, nullable=False),
     Column("hash", LargeBinary(32), nullable=False),
 )
-TABLES = (CHAIN, FACTS, TEXTS, SOURCES, HEADS)
+DELETED = Table("audit_deleted", METADATA, Column("tenant", LargeBinary(32), primary_key=True))
+TABLES = (CHAIN, FACTS, TEXTS, SOURCES, HEADS)  # what holds rows of a tenant
+
+
+def _beginning(table: Table) -> ColumnElement[str]:
+    # Literals, not parameters: an index on an expression serves only the very same expression.
+    return func.substr(table.c.document_id, literal("1"), literal(str(_INDEXED_CHARS)))
+
+
+Index("audit_texts_document", TEXTS.c.uid, _beginning(TEXTS))
+Index("audit_sources_document", SOURCES.c.uid, _beginning(SOURCES))
+
+
+def of_documents(table: Table, uid: str, document_ids: Sequence[str]) -> ColumnElement[bool]:
+    """The tenant's rows of TEXTS or SOURCES that belong to the documents."""
+    beginnings = sorted({one[:_INDEXED_CHARS] for one in document_ids})
+    return and_(table.c.uid == uid, _beginning(table).in_(beginnings), table.c.document_id.in_(document_ids))
+
+
+def deleted_tenant(uid: str) -> bytes:
+    """What audit_deleted keeps of a tenant: 32 bytes of blake3 of its random uid, which no longer name it."""
+    return blake3(uid.encode()).digest()
+
+
+def hold_off_deletions(connection: Connection) -> None:
+    """Wait until no tenant is being deleted; until this transaction ends none is. SQLite has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock_shared(_DELETION_LOCK)))
+
+
+def hold_off_appends(connection: Connection) -> None:
+    """Wait until no record is being appended; until this transaction ends none is."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_DELETION_LOCK)))

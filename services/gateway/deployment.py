@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
+from services.audit.expiry import expire_texts
 from services.audit.log import SqlAuditLog, open_audit_log
 from services.audit.reading import AuditReader
 from services.catalogue import CorpusCatalogue
@@ -89,7 +90,7 @@ class Gateway:
         loop = asyncio.get_running_loop()
         self._chores = (
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),
-            loop.create_task(_every(_EXPIRY_S, partial(expire_texts, self._platform.store, self._platform.audit))),
+            loop.create_task(_every(_EXPIRY_S, partial(_expire, self._platform.store, self._platform.audit))),
         )
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -167,11 +168,8 @@ def _retriever(settings: Settings, handle: DeploymentHandle | None) -> Retriever
     return RemoteRetriever(handle) if handle is not None else open_retriever(settings)
 
 
-def expire_texts(store: Store, audit: AuditReader) -> None:
-    """Drop the audit's texts that are older than their tenant keeps them."""
-    now_ms = time.time_ns() // 1_000_000
-    for tenant in store.list_tenants():
-        audit.expire(tenant.uid, tenant.config.audit.retention_days, now_ms)
+def _expire(store: Store, audit: AuditReader) -> None:
+    expire_texts(store, audit, time.time_ns() // 1_000_000)
 
 
 async def _every(seconds: float, chore: Callable[[], None]) -> None:

@@ -9,17 +9,21 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from services.audit.expiry import expire_texts
 from services.audit.log import SqlAuditLog, open_audit_log
 from services.audit.reading import AuditReader
 from services.contracts import AuditRecord, AuditText
+from tenants.config import TenantConfig
 from tenants.database import Database
 from tenants.errors import NotFound, Unavailable
 from tenants.ids import TenantUid
 from tenants.scope import TenantScope
+from tenants.store import open_store
 from tests import fakes
 
 DAY_MS = 86_400_000
@@ -317,3 +321,18 @@ async def test_the_check_goes_through_the_writer(log: SqlAuditLog, monkeypatch: 
     monkeypatch.setattr(log._group, "_write", broken)
     with pytest.raises(Unavailable, match="broken"):
         await log.check()
+
+
+async def test_the_sweep_expires_by_each_tenants_days_and_finds_texts_of_no_tenant(
+    log: SqlAuditLog, reader: AuditReader, tmp_path: Path
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'control.db'}", pepper=b"a pepper of the tests, 32 bytes!")
+    tenant = store.create_tenant("acme", TenantConfig.model_validate({"audit": {"retention_days": 3650}}))
+    mine = replace(fakes.scope(), uid=tenant.uid)
+    old_ms, now_ms = DAY_MS, 401 * DAY_MS
+    await log.append(mine, record(1, at_ms=old_ms))
+    await log.append(other_tenant(), record(2, at_ms=old_ms))
+    assert expire_texts(store, reader, now_ms) == 3
+    assert reader.read(mine.uid, record(1).query_id)["texts"]["query"] == "secret question 1"
+    assert set(reader.read(OTHER, record(2).query_id)["texts"].values()) == {None}
+    store.close()
