@@ -10,19 +10,23 @@ import io
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from contextlib import suppress
+from threading import Lock
 from typing import Any
 
 import lance
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from cachetools import LRUCache
 
 from tenants.corpus.objects import open_objects
 from tenants.errors import IntegrityError, NotFound, Unavailable
 from tenants.scope import Release, TenantScope
 
 _MANIFEST = ["document_id", "collection", "digest", "chunks"]
+_LIMIT_BYTES = 256 * 1024 * 1024  # of all tenants' manifests in this process
+_READERS = 16
 _DETAILS = ["document_id", "title", "url", "updated_at", "metadata"]
 
 
@@ -30,8 +34,8 @@ def list_documents(scope: TenantScope, after: str | None, limit: int) -> list[di
     """Up to `limit` documents whose id sorts after `after`, by id; empty without a release."""
     if scope.release is None:
         return []
-    ids, manifest = _manifest(scope.base, scope.release.manifest)
-    start = 0 if after is None else bisect_right(ids, after)
+    manifest = _MANIFESTS.get(scope.base, scope.release.manifest)
+    start = 0 if after is None else _place(manifest, after)
     page = manifest.slice(start, limit).to_pylist()
     details = _details(scope, scope.release, [row["document_id"] for row in page])
     return [_document(row, details.get(row["document_id"], {})) for row in page]
@@ -40,24 +44,53 @@ def list_documents(scope: TenantScope, after: str | None, limit: int) -> list[di
 def get_document(scope: TenantScope, document_id: str) -> dict[str, Any]:
     """One document; raises `NotFound`."""
     if scope.release is not None:
-        ids, manifest = _manifest(scope.base, scope.release.manifest)
-        place = bisect_right(ids, document_id) - 1
-        if place >= 0 and ids[place] == document_id:
+        manifest = _MANIFESTS.get(scope.base, scope.release.manifest)
+        place = _place(manifest, document_id) - 1
+        if place >= 0 and manifest["document_id"][place].as_py() == document_id:
             details = _details(scope, scope.release, [document_id])
             return _document(manifest.slice(place, 1).to_pylist()[0], details.get(document_id, {}))
     raise NotFound("the published version holds no such document")
 
 
-@lru_cache(maxsize=8)
-def _manifest(base: str, key: str) -> tuple[list[str], pa.Table]:
-    """(ids in order, the rows in that order). Named by its digest, so what is cached never goes stale."""
+class Manifests:
+    """Manifests sorted by document id, the latest used up to `limit_bytes`; each is read once, whoever asks.
+
+    Named by their digest, so what is kept never goes stale. Thread-safe; one larger than the limit is not kept.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._kept: LRUCache[tuple[str, str], pa.Table] = LRUCache(limit_bytes, getsizeof=lambda table: table.nbytes)
+        self._lock = Lock()
+        self._reading = tuple(Lock() for _ in range(_READERS))
+
+    def get(self, base: str, key: str) -> pa.Table:
+        """The rows in the order of their ids. Raises `IntegrityError` where the file is missing."""
+        name = (base, key)
+        with self._reading[hash(name) % _READERS]:
+            with self._lock:
+                kept = self._kept.get(name)
+            if kept is not None:
+                return kept
+            table = _read(base, key)
+            with self._lock, suppress(ValueError):  # larger than the whole cache
+                self._kept[name] = table
+            return table
+
+
+def _read(base: str, key: str) -> pa.Table:
     data = open_objects(base).get(key)
     if data is None:
         raise IntegrityError("the manifest of the published version is missing; roll back to another version")
-    table = pq.read_table(io.BytesIO(data), columns=_MANIFEST)
-    # Python's order of strings is by code point, and so is the order of their UTF-8 bytes that Arrow sorts by.
-    ordered = table.sort_by("document_id").combine_chunks()
-    return ordered["document_id"].to_pylist(), ordered
+    return pq.read_table(io.BytesIO(data), columns=_MANIFEST).sort_by("document_id").combine_chunks()
+
+
+_MANIFESTS = Manifests(_LIMIT_BYTES)
+
+
+def _place(manifest: pa.Table, document_id: str) -> int:
+    """How many ids are at most `document_id`: Python's order of strings is Arrow's, code point by code point."""
+    ids = manifest["document_id"]
+    return bisect_right(range(manifest.num_rows), document_id, key=lambda row: ids[row].as_py())
 
 
 def _details(scope: TenantScope, release: Release, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
