@@ -23,7 +23,9 @@ def open_retriever(settings: Settings) -> LocalRetriever:
     )
     builtin = load(BUILTIN)
     builtin.encode(["warm up"])
-    return LocalRetriever(QueryEncoder(lambda model: builtin if model == BUILTIN else load(model)), settings.retrieval)
+    calls_at_once = settings.retrieval.embed_threads
+    encoders = QueryEncoder(lambda model: builtin if model == BUILTIN else load(model), threads=calls_at_once)
+    return LocalRetriever(encoders, settings.retrieval)
 
 
 def threads(settings: Settings) -> int:
