@@ -71,7 +71,7 @@ class Retrieval(_Section):
     rows_bytes: int = Field(default=768 * MIB, ge=0)
     index_cache_bytes: int = Field(default=256 * MIB, ge=0)
     metadata_cache_bytes: int = Field(default=64 * MIB, ge=0)
-    embed_threads: int = Field(default=2, ge=1)
+    embed_threads: int = Field(default=2, ge=1)  # questions encoded at once
 
 
 class Ingest(_Section):
