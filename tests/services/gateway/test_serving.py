@@ -93,6 +93,8 @@ def test_keys_ids_and_limits_hold_behind_haproxy(split) -> None:
     assert (refused.status_code, refused.headers["x-request-id"]) == (401, "mine-1")
     assert refused.json()["request_id"] == "mine-1"
     assert large.status_code == 413
+    long = client.get("/t/acme/v1/documents", params={"cursor": "é" * 8_000})
+    assert (long.status_code, long.json()["code"]) == (422, "invalid_field")
     hostile = client.get("/livez", headers={"X-Request-Id": "a b"})
     assert hostile.headers["x-request-id"].startswith("req_")
 
