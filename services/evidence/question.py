@@ -72,9 +72,7 @@ def asked(question: str) -> Asked:
 
 def holds(kind: Asked, sentence: str, question: str) -> float:
     """1.0 when `sentence` holds what `kind` asks for, else 0.0; 0.5 when nothing can be said."""
-    cue = {"number": _NUMBER, "date": _DATE, "reason": _REASON, "procedure": _PROCEDURE, "definition": _DEFINITION}.get(
-        kind
-    )
+    cue = _CUES.get(kind)
     if cue is not None:
         return float(bool(cue.search(sentence)))
     if kind not in ("person", "place", "name"):

@@ -45,13 +45,7 @@ def stem(word: str) -> str:
     if len(word) <= 3 or not word.isascii():
         return word
     word = re.sub(r"['’]s?$", "", word)
-    for suffix, replacement, least in (
-        ("ies", "y", 5),
-        ("sses", "ss", 5),
-        ("ing", "", 6),
-        ("ed", "", 5),
-        ("ly", "", 6),
-    ):
+    for suffix, replacement, least in _SUFFIXES:
         if word.endswith(suffix) and len(word) >= least:
             return _undouble(word[: -len(suffix)] + replacement)
     if word.endswith("es") and len(word) > 4 and word[-3] in "sxzh":
