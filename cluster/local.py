@@ -35,6 +35,7 @@ from cluster.platform import (
 from cluster.ports import choose_ports
 from cluster.ray_head import driver_environment, head_command, head_environment
 from cluster.status import answer_status, is_answering, is_ready, is_running
+from jobs.maintenance.sweep import sweep
 from services.control_plane import open_control_plane, operator_key
 from services.settings import Settings, child_environment
 from tenants.errors import Cancelled, InFlight, Unavailable
@@ -96,6 +97,7 @@ def _plan(settings: Settings, data_dir: str, *, port_asked: bool) -> PlatformInf
 def _start(info: PlatformInfo, settings: Settings, report: Report) -> PlatformInfo:
     report("control plane: opening the store")
     open_control_plane(settings).close()
+    sweep(settings.root)
     operator_key(settings)
     load_or_create_secret(Path(info.ray_token_path))
     resolved = platform_settings(settings, info)

@@ -134,11 +134,12 @@ class LocalOperator:
 
     def delete_tenant(self, name: str) -> None:
         """See `Operator`."""
-        from jobs.maintenance.erase import drop
+        from jobs.maintenance.drop import drop
         from services.audit.log import open_audit_log
         from services.audit.reading import AuditReader
 
         tenant = self._store.set_state(name, "deleting")
+        self._store.cancel_jobs(tenant)
         drop(TenantScope(tenant.name, tenant.uid, tenant.config, self._settings.root))
         open_audit_log(self._settings.audit_url)  # makes its tables where nothing was ever asked
         AuditReader(Database(self._settings.audit_url)).delete_tenant(tenant.uid)

@@ -10,7 +10,8 @@ from ray import serve
 
 from jobs.indexing.batches import BatchWriter
 from jobs.indexing.turns import Turns
-from jobs.maintenance.erase import drop, erase
+from jobs.maintenance.drop import drop
+from jobs.maintenance.erase import erase
 from services.control_plane import open_control_plane
 from services.handles import hold_to_loopback
 from services.settings import Settings

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 
 from jobs.indexing.job import Receipt
-from tenants.corpus.objects import Objects, sync_files
-from tenants.errors import IntegrityError, Unavailable
+from tenants.corpus.objects import Objects, open_objects, sync_files
+from tenants.errors import Conflict, IntegrityError, Unavailable
 
 WRITE_ATTEMPTS = 6
 _FIRST_PAUSE_S = 0.05
@@ -36,10 +36,17 @@ def write_shard(
 ) -> Receipt:
     """Write `table` (corpus_schema) below the Lance table at `table_uri`; leave and return the shard's receipt.
 
-    Raises `Unavailable` when the storage refuses every attempt.
+    Raises `Unavailable` when the storage refuses every attempt, `Conflict` when the job's work was cleared away
+    meanwhile, as erasing documents and deleting a tenant do: then nothing of the shard stays.
     """
     started = time.perf_counter()
+    _check_wanted(objects, folder)
     fragments = write_rows(table, table_uri)
+    try:
+        _check_wanted(objects, folder)
+    except Conflict:
+        discard(fragments, table_uri)
+        raise
     tokens = sum(table["tokens"].to_pylist())
     spent = {**seconds, "write": time.perf_counter() - started}
     receipt = Receipt(shard, table.num_rows, tokens, fragments, documents, errors, spent)
@@ -67,6 +74,19 @@ def write_rows(table: pa.Table, table_uri: str) -> tuple[str, ...]:
         "check its space and rights, then resume the job",
         retry_after_s=30,
     ) from last
+
+
+def discard(fragments: Sequence[str], table_uri: str) -> None:
+    """Delete the files of uncommitted fragments."""
+    objects = open_objects(table_uri)
+    for fragment in fragments:
+        for file in json.loads(fragment)["files"]:
+            objects.delete(f"data/{file['path']}")
+
+
+def _check_wanted(objects: Objects, folder: str) -> None:
+    if objects.get(f"{folder}/plan.json") is None:
+        raise Conflict("the job's work was cleared away, as erasing documents does; start the job again")
 
 
 def _write_once(table: pa.Table, table_uri: str) -> list[FragmentMetadata]:

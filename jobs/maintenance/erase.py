@@ -58,11 +58,6 @@ def erase(scope: TenantScope, document_ids: Sequence[str], *, wait_s: float = LE
         return {"erased": erased, "index_version": release.version}
 
 
-def drop(scope: TenantScope) -> None:
-    """Delete everything the tenant stored; running writers fail. For the end of a tenant."""
-    open_objects(scope.base).delete("")
-
-
 def _rewritten(
     dataset: lance.LanceDataset, scope: TenantScope, manifest: pa.Table
 ) -> tuple[lance.LanceDataset, pa.Table, dict[str, Any]]:

@@ -63,7 +63,7 @@ def acquire(
     finally:
         stop.set()
         beat.join()
-        if not lease.lost.is_set():
+        if not lease.lost.is_set() and _newest(objects, folder) == lease.token:  # a dropped tenant stays empty
             objects.put(_key(folder, lease.token), _record(owner, beat=0, released=True), durable=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -18,7 +19,7 @@ from services.gateway.http import ADMIN_ERRORS, accepts, answers, iso, repeatabl
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from tenants.config import TenantConfig, merged, validate_config
-from tenants.errors import FathomError, FieldError, InvalidInput
+from tenants.errors import FathomError, FieldError, InvalidInput, Unavailable
 from tenants.keys import expiry
 from tenants.records import KeyInfo, Tenant
 from tenants.scope import TenantScope
@@ -85,6 +86,7 @@ async def delete_tenant(platform: Operator, tenant: str) -> Response:
     found = await asyncio.to_thread(platform.store.get_tenant, tenant)
     await asyncio.to_thread(platform.store.set_state, found.name, "deleting")
     scope = TenantScope(found.name, found.uid, found.config, platform.settings.root)
+    await _stop_jobs(platform, found)
     await platform.indexer.drop(scope)
     await asyncio.to_thread(platform.audit.delete_tenant, found.uid)
     await asyncio.to_thread(platform.store.delete_tenant, found.name)
@@ -145,6 +147,13 @@ def _configured(make: Callable[[], TenantConfig]) -> TenantConfig:
     except InvalidInput as error:
         errors = tuple(FieldError(f"/config{fault.pointer.rstrip('/')}", fault.detail) for fault in error.errors)
         raise InvalidInput(error.detail, errors=errors) from None
+
+
+async def _stop_jobs(platform: Platform, tenant: Tenant) -> None:
+    """Cancel what the tenant has queued or running; a driver that cannot be reached finds its tenant closed."""
+    for job_id in await asyncio.to_thread(platform.store.cancel_jobs, tenant):
+        with suppress(Unavailable):
+            await platform.jobs.stop(job_id)
 
 
 def tenant_json(tenant: Tenant) -> dict[str, Any]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
+from jobs.indexing import driver
+from jobs.indexing.stages import run_inline
 from jobs.indexing.write import write_rows
+from jobs.maintenance import drop as dropping
+from jobs.maintenance import sweep as sweeping
 from jobs.maintenance.compact import compact
-from jobs.maintenance.erase import drop, erase
+from jobs.maintenance.drop import drop
+from jobs.maintenance.erase import erase
 from jobs.maintenance.garbage import collect
+from jobs.maintenance.sweep import sweep
 from jobs.maintenance.verify import content_digest, verify
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
 from tenants.corpus.table import open_release, table_uri
-from tenants.errors import Conflict, IntegrityError, NotFound
+from tenants.errors import Cancelled, Conflict, FathomError, IntegrityError, NotFound
 
 CANARY = "zyxcanary5521"
 TEXTS = {f"doc-{number}": f"Document number {number} tells of whales and rain {number}." for number in range(30)}
@@ -113,4 +120,67 @@ def test_verify_finds_a_changed_manifest(bench):
 def test_dropped_tenant_leaves_nothing(bench):
     bench.index(bench.write("a.jsonl", TEXTS))
     drop(bench.scope)
+    assert not Path(bench.scope.base).exists()
+
+
+def test_dropping_waits_for_the_driver_that_was_cancelled(bench, monkeypatch):
+    """The driver sits in its first shard when the tenant is deleted; it ends itself, and nothing of it stays."""
+    monkeypatch.setattr(driver, "REPORT_EVERY_S", 0.0)
+    source = bench.write("a.jsonl", {f"d{number}": f"text of document {number}" for number in range(600)})
+    reached, go_on = threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def process(shards, context):
+        for receipt in run_inline(shards, context, bench.embed):
+            reached.set()
+            assert go_on.wait(60)
+            yield receipt
+
+    def work() -> None:
+        try:
+            bench.index(source, process=process)
+        except FathomError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert reached.wait(60)
+        tenant = bench.store.set_state("acme", "deleting")
+        assert len(bench.store.cancel_jobs(tenant)) == 1
+        monkeypatch.setattr(dropping, "_POLL_S", 0.01)
+        threading.Timer(0.0, go_on.set).start()
+        drop(bench.scope, wait_s=60)
+    finally:
+        go_on.set()
+        thread.join()
+    assert [type(failure) for failure in failures] == [Cancelled]
+    assert not Path(bench.scope.base).exists()
+    assert bench.store.list_jobs(bench.scope)[0][0].state == "cancelled"
+
+
+def test_what_a_straggler_writes_is_swept_and_nobody_else_s(bench, monkeypatch):
+    bench.index(bench.write("a.jsonl", TEXTS))
+    other = bench.store.create_tenant("other")
+    kept = Path(bench.settings.root) / "tenants" / other.uid / "corpus" / "x"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("of a tenant that nobody dropped")
+    drop(bench.scope)
+    late = Path(bench.scope.base) / "jobs" / "j" / "receipts" / "1.json"
+    late.parent.mkdir(parents=True)
+    late.write_text(CANARY)
+    assert sweep(bench.settings.root) == (bench.scope.uid,)
+    assert not Path(bench.scope.base).exists()
+    assert kept.exists()
+    assert sweep(bench.settings.root) == ()
+    monkeypatch.setattr(sweeping, "KEPT_S", 0.0)
+    sweep(bench.settings.root)
+    assert list((Path(bench.settings.root) / "deleted").iterdir()) == []
+
+
+def test_nothing_is_written_for_a_tenant_that_is_being_deleted(bench):
+    writer = bench.writer()
+    bench.store.set_state("acme", "deleting")
+    with pytest.raises(NotFound):
+        writer.index_documents(bench.scope, [{"id": "a", "text": "alpha"}])
     assert not Path(bench.scope.base).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from jobs.indexing.job import Receipt
 from jobs.indexing.write import load_receipts, receipt_from_json, receipt_to_json, write_shard, written_shards
 from tenants.corpus.objects import open_objects
 from tenants.corpus.table import ensure_table
-from tenants.errors import IntegrityError, Unavailable
+from tenants.errors import Conflict, IntegrityError, Unavailable
 
 
 def test_receipt_survives_json():
@@ -78,8 +79,32 @@ def test_second_attempt_of_a_shard_gives_the_first_receipt(bench, hashing):
     uri = f"{bench.scope.corpus_uri}/other.lance"
     ensure_table(uri, hashing.DIMENSION)
     where = {"table_uri": uri, "objects": objects, "folder": "jobs/j", "shard": 4}
+    objects.put("jobs/j/plan.json", b"{}")
     first = write_shard(table, (), (), {}, **where)
     second = write_shard(table, (), (), {}, **where)
     assert second.fragments == first.fragments
     assert written_shards(objects, "jobs/j") == {4}
     assert [receipt.fragments for receipt in load_receipts(objects, "jobs/j")] == [first.fragments]
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_shard_whose_work_was_cleared_away_leaves_nothing(bench, hashing, monkeypatch, when):
+    objects = open_objects(bench.scope.base)
+    bench.index(bench.write("a.jsonl", {"x": "text"}))
+    table, uri = hashing.rows_of(bench), f"{bench.scope.corpus_uri}/other.lance"
+    ensure_table(uri, hashing.DIMENSION)
+    files = set(Path(uri).rglob("*.lance"))
+    real = write.write_fragments
+
+    def cleared(*arguments, **options):
+        fragments = real(*arguments, **options)
+        objects.delete("jobs/j")
+        return fragments
+
+    if when == "meanwhile":
+        objects.put("jobs/j/plan.json", b"{}")
+        monkeypatch.setattr(write, "write_fragments", cleared)
+    with pytest.raises(Conflict, match="cleared away"):
+        write_shard(table, (), (), {}, table_uri=uri, objects=objects, folder="jobs/j", shard=4)
+    assert set(Path(uri).rglob("*.lance")) == files
+    assert objects.keys("jobs/j") == []

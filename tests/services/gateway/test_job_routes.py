@@ -22,3 +22,21 @@ def test_a_submitted_job_is_told_that_its_row_exists() -> None:
     assert words[words.index("--submitted") + 1] == "job_1"
     assert words[words.index("--source") + 1] == "https://x/a b"
     assert "--dry-run" in words
+
+
+async def test_deleting_a_tenant_stops_its_jobs_first(world, monkeypatch) -> None:
+    key = world.tenant("acme", "index")
+    body = {"sources": ["https://docs.example.com/public/a.md"]}
+    queued = (await world.client.post("/t/acme/v1/jobs", json=body, headers=key)).json()["job_id"]
+    running = (await world.client.post("/t/acme/v1/jobs", json=body, headers=key)).json()["job_id"]
+    store = world.platform.store
+    store.update_job(running, state="running")
+    seen = []
+
+    async def drop(scope) -> None:
+        jobs = {row.job_id: row for row in store.list_jobs(scope)[0]}
+        seen.append((jobs[queued].state, jobs[running].cancel_requested, sorted(world.jobs.stopped)))
+
+    monkeypatch.setattr(world.corpus, "drop", drop)
+    assert (await world.client.delete("/admin/v1/tenants/acme", headers=world.operator)).status_code == 200
+    assert seen == [("cancelled", True, sorted([queued, running]))]
