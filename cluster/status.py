@@ -70,14 +70,11 @@ def _gateway(info: PlatformInfo) -> list[dict[str, Any]]:
         listed = answer.json().get("components", [])
     except (httpx.HTTPError, ValueError):
         return [_part("gateway", False, detail="does not answer; see logs/ray.log, then `fathom up`")]
-    first = _part("gateway", answer.status_code == httpx.codes.OK, info.version, info.url)
-    return [
-        first,
-        *(
-            _part(str(part["name"]), bool(part["ready"]), str(part["version"]), str(part.get("detail", "")))
-            for part in listed
-        ),
+    parts = [
+        _part(str(part["name"]), bool(part["ready"]), str(part["version"]), str(part.get("detail", "")))
+        for part in listed
     ]
+    return parts or [_part("gateway", answer.status_code == httpx.codes.OK, info.version, info.url)]
 
 
 def _probe(name: str, url: str) -> dict[str, Any]:

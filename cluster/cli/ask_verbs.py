@@ -94,7 +94,7 @@ def decision_lines(found: Mapping[str, Any], *, explain: bool) -> list[str]:
     if found["degraded"]:
         lines.append(f"  degraded: {', '.join(found['degraded'])}")
     if explain and found.get("explain"):
-        lines.append("  " + "; ".join(f"{name}: {value}" for name, value in found["explain"].items()))
+        lines.append("  " + "; ".join(f"{name}: {_flat(value)}" for name, value in found["explain"].items()))
     return lines
 
 
@@ -124,6 +124,12 @@ def _stream(data_dir: Path | None, tenant: str, body: Mapping[str, Any]) -> dict
 def _hit_line(hit: Mapping[str, Any], *, explain: bool) -> str:
     head = f"{hit['rank']:>3}. {hit['score']:.3f}  {hit['document_id']}{_span(hit['span'])}  {_short(hit['text'])}"
     return head + (f"\n       scores {_values(hit['scores'])}  ranks {_values(hit['ranks'])}" if explain else "")
+
+
+def _flat(value: Any) -> str:
+    """A short value as it is, a long one by its length: `--json` has all of it."""
+    text = str(value)
+    return text if len(text) <= QUOTE_CHARS else f"{len(value)} entries"
 
 
 def _values(numbers: Mapping[str, float | None]) -> str:
