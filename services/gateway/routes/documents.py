@@ -25,7 +25,7 @@ router = APIRouter(prefix="/t/{tenant}/v1", tags=["documents"])
 Reader = Annotated[Access, Depends(may("query"))]
 Writer = Annotated[Access, Depends(may("index"))]
 Owner = Annotated[Access, Depends(may("admin"))]
-Cursor = Annotated[str | None, Query(max_length=8_192)]
+Cursor = Annotated[str | None, Query()]
 _WRITE_ERRORS = (*TENANT_ERRORS, 409)
 
 
