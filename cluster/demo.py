@@ -32,7 +32,8 @@ from tenants.errors import FathomError, NotFound
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "__pycache__", "lib-dynload", "ensurepip"})
 GENERATED = ("config-", "topics.py", "_sysconfigdata")
-OWN_DOCS = ("README.md", "CHANGELOG.md", "docs", "cluster/README.md")
+# Without README.md: it shows this demo's output, which would answer its own questions.
+OWN_DOCS = ("CHANGELOG.md", "docs", "cluster/README.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +45,9 @@ class Question:
 
 
 QUESTIONS = (
-    Question("python", "How does tempfile choose the directory that temporary files are created in?"),
-    Question("python", "What does asyncio.shield protect an awaitable from?"),
-    Question("fathom", "What happens when an indexing job is killed half way?"),
+    Question("python", "How does tempfile decide whether a candidate directory is usable?"),
+    Question("python", "Which exception does json raise for an invalid document?"),
+    Question("fathom", "How long is an idempotency key kept?"),
 )
 
 
@@ -127,7 +128,8 @@ def _own_docs(settings: Settings) -> Path:
 def _library_files(source: Path) -> Iterator[Path]:
     for folder, names, files in os.walk(source):
         names[:] = [name for name in names if name not in LEFT_OUT and not name.startswith(GENERATED)]
-        yield from (Path(folder) / name for name in files if name.endswith(".py") and not name.startswith(GENERATED))
+        modules = [Path(folder) / name for name in files if name.endswith(".py") and not name.startswith(GENERATED)]
+        yield from (module for module in modules if module.stat().st_size)
 
 
 def _markdown(path: Path) -> list[Path]:
