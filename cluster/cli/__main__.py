@@ -23,6 +23,7 @@ from cluster.cli.output import FAILURE, USAGE, report_error
 from tenants.errors import Cancelled, FathomError, InvalidInput
 
 CANCELLED = 130
+CANCELLED_TEXT = "cancelled; nothing of it is published, and what was finished is used again"
 
 
 def build_app() -> typer.Typer:
@@ -48,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = build_app()(args=list(arguments), prog_name="fathom", standalone_mode=False)
     except (Cancelled, KeyboardInterrupt, typer.Abort):
-        report_error(Cancelled("cancelled; what was finished stays"), as_json=as_json)
+        report_error(Cancelled(CANCELLED_TEXT), as_json=as_json)
         return CANCELLED
     except FathomError as error:
         return report_error(error, as_json=as_json)
@@ -59,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         return FAILURE
     except Exception as error:  # noqa: BLE001  the outermost frame: a defect is a sentence too, its trace a file
         return report_error(_unexpected(error), as_json=as_json)
+    if code == CANCELLED:  # what typer makes of a Ctrl-C inside a verb
+        report_error(Cancelled(CANCELLED_TEXT), as_json=as_json)
     return code if isinstance(code, int) else 0
 
 

@@ -1,8 +1,8 @@
 """THE INDEX LINE as one Ray Data chain, and the way into a job.
 
 Streaming: a shard is parsed while the one before it is embedded; Ray Data holds stages back when the store of
-objects fills. Only receipts reach the driver. A job of few documents runs in the driver itself when no Ray is up,
-for starting workers would take longer than the work; it is the same stages either way.
+objects fills. Only receipts reach the driver. A job of few documents runs in the driver itself, for starting
+workers would take longer than the work; it is the same stages either way.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.settings import Settings
 from tenants.scope import TenantScope
 from tenants.store import Store
 
-INLINE_SHARDS = 1  # of up to plan.SHARD_DOCUMENTS documents: about the time that Ray takes to start
+INLINE_SHARDS = 1  # of up to plan.SHARD_DOCUMENTS documents: less work than starting Ray's workers for it
 _STAGE_CPUS = 0.25  # logical: parsing and writing share the cores with the encoder, which uses all of them
 _EMBED_CPUS = 0.5
 
@@ -37,7 +37,7 @@ def run_index_job(
         return plan_only(spec, scope, store, settings)
 
     def process(shards: Sequence[int], context: LineContext) -> Iterator[Receipt]:
-        if len(shards) <= INLINE_SHARDS and not ray.is_initialized() and settings.ray_address is None:
+        if len(shards) <= INLINE_SHARDS and not ray.is_initialized():
             return stages.run_inline(shards, context)
         return index_line(shards, context, settings)
 
