@@ -281,3 +281,17 @@ def test_a_confined_process_reads_and_does_nothing_else(tmp_path: Path) -> None:
     )  # fmt: skip
     assert sorted(done.stdout.split()) == ["read", "thread"]
     assert victim.read_text() == "kept"
+
+
+def test_a_large_parent_does_not_wear_its_children_out(samples: dict[str, bytes], tmp_path: Path) -> None:
+    """A child's memory is its own: a worker that holds much itself keeps one child for many files."""
+    (tmp_path / "paper.pdf").write_bytes(samples["paper.pdf"])
+    path = str(tmp_path / "paper.pdf")
+    held = b"x" * (700 << 20)
+    with Sandbox(Limits()) as sandbox:
+        sandbox.parse(path, [], "paper.pdf")
+        child = sandbox._child
+        sandbox.parse(path, [], "paper.pdf")
+        assert child is not None
+        assert sandbox._child is child
+        assert sandbox.peak_bytes < len(held)
