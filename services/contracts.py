@@ -17,6 +17,7 @@ from tenants.scope import TenantScope
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
+Bool = npt.NDArray[np.bool_]
 
 Mode = Literal["hybrid", "dense", "sparse"]
 RerankChoice = Literal["auto", "always", "never"]
@@ -98,6 +99,7 @@ class Passage:
     updated_at: str | None
     metadata: Mapping[str, Any]
     tokens: int
+    token_ids: bytes = b""  # title, heading and text for a cross-encoder, see `Scored`; b"" = not stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,53 @@ class Reranker(Protocol):
 
     async def rerank(self, scope: TenantScope, question: Question, candidates: Candidates, fusion: Fusion) -> Ranked:
         """Never raises for an unavailable model: that is a degradation in the value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What one cross-encoder said of some chunks of one question, in the order in which they were given.
+
+    logits (n,) float32 raw, higher = more relevant; cached (n,) bool, True = an earlier question paid for it.
+    """
+
+    logits: Float32
+    cached: Bool
+    elapsed_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEncoderFacts:
+    """A served cross-encoder: what the policy and the audit must know of it.
+
+    `tokenizer` is the digest that decides whether a chunk's stored `token_ids` (little-endian uint32, no special
+    tokens) are this model's; `cost_ms[i]` is the measured time of one pair of at most `cost_tokens[i]` tokens
+    (ascending) in a full batch; `gflop` is the work of one pair of `cost_tokens[i]` tokens.
+    """
+
+    reference: str
+    revision: str
+    dtype: str
+    tokenizer: str
+    cost_tokens: tuple[int, ...]
+    cost_ms: tuple[float, ...]
+    gflop: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What `rerank.model` shows: `reference@revision`, the revision's first eight characters."""
+        return f"{self.reference}@{self.revision[:8]}"
+
+
+class PairScorer(Protocol):
+    """Scores query-chunk pairs with a named cross-encoder; looks into the cache first."""
+
+    async def facts(self, reference: str) -> CrossEncoderFacts:
+        """Raises `Unavailable` while the model is not there, `InvalidInput` for one that cannot be loaded."""
+        ...
+
+    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+        """Raises `Unavailable`, `Overloaded`, `DeadlineExceeded`; a long pair is windowed, never cut, never refused."""
         ...
 
 
