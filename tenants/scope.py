@@ -43,7 +43,8 @@ class TenantScope:
     """Whose data, under which rules, at which address and version.
 
     `root` is the platform's data root (a local path or `s3://…`); everything of the tenant's lies below
-    `base`, whose name is random and never user input.
+    `base`, whose name is random and never user input. `calibration` is the tenant's own reranking profile (JSON; None =
+    the pooled one that ships), `alarms` {group: certificate id} the certificates that the drift alarm has voided.
     """
 
     tenant: TenantName
@@ -51,6 +52,8 @@ class TenantScope:
     config: TenantConfig
     root: str
     release: Release | None = None
+    calibration: Mapping[str, Any] | None = None
+    alarms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def base(self) -> str:
