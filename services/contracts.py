@@ -251,11 +251,13 @@ class Scored:
     """What one cross-encoder said of some chunks of one question, in the order in which they were given.
 
     logits (n,) float32 raw, higher = more relevant; cached (n,) bool, True = an earlier question paid for it.
+    `revision` is the model's that scored: an alias may move between two calls of one question.
     """
 
     logits: Float32
     cached: Bool
     elapsed_ms: float
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,8 @@ class CrossEncoderFacts:
 
     `tokenizer` is the digest that decides whether a chunk's stored `token_ids` (little-endian uint32, no special
     tokens) are this model's; `cost_ms[i]` is the measured time of one pair of at most `cost_tokens[i]` tokens
-    (ascending) in a full batch; `gflop` is the work of one pair of `cost_tokens[i]` tokens.
+    (ascending) in a full batch; `gflop` is the work of one pair of `cost_tokens[i]` tokens. `languages` are those
+    that it was trained for, () = any.
     """
 
     reference: str
@@ -274,6 +277,7 @@ class CrossEncoderFacts:
     cost_tokens: tuple[int, ...]
     cost_ms: tuple[float, ...]
     gflop: tuple[float, ...]
+    languages: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -284,8 +288,11 @@ class CrossEncoderFacts:
 class PairScorer(Protocol):
     """Scores query-chunk pairs with a named cross-encoder; looks into the cache first."""
 
-    async def facts(self, reference: str) -> CrossEncoderFacts:
-        """Raises `Unavailable` while the model is not there, `InvalidInput` for one that cannot be loaded."""
+    async def facts(self, scope: TenantScope, reference: str) -> CrossEncoderFacts:
+        """Raises `Unavailable` while the model is not there, `InvalidInput` for one that cannot be loaded.
+
+        The scope says which of the tenant's roles the reference has, and so which deployment serves it.
+        """
         ...
 
     async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 
 from tenants.errors import DeadlineExceeded
@@ -21,6 +21,16 @@ _EXPIRES_AT: ContextVar[float] = ContextVar("fathom_deadline", default=math.inf)
 def start(seconds: float) -> None:
     """Allow `seconds` from now for everything that this task and its children do."""
     _EXPIRES_AT.set(time.monotonic() + seconds)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Allow the block at most `seconds`, and never more than was left: a budget inside the request's own."""
+    token = _EXPIRES_AT.set(min(_EXPIRES_AT.get(), time.monotonic() + seconds))
+    try:
+        yield
+    finally:
+        _EXPIRES_AT.reset(token)
 
 
 def remaining_s() -> float:
