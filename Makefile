@@ -33,13 +33,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
-	$(PIP) install -qq -c constraints.txt -e ".[dev,postgres,bench]"
+	$(PIP) install -qq -c constraints.txt -e ".[dev,postgres,redis,bench]"
 	@touch $@
 
 setup: $(VENV)/.installed ## make .venv with what the platform needs (CPU torch where there is no GPU)
 
 setup-dev: $(VENV)/.installed-dev ## the same with what tests, checks and benchmarks need
 	@tests/house/install_postgres.sh
+	@tests/house/install_redis.sh
 
 check: $(VENV)/.installed-dev ## lint, format, types, layers, sizes
 	$(BIN)/ruff check .
