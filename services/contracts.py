@@ -100,6 +100,7 @@ class Passage:
     metadata: Mapping[str, Any]
     tokens: int
     token_ids: bytes = b""  # title, heading and text for a cross-encoder, see `Scored`; b"" = not stored
+    owner: str = ""  # uid of the tenant that shares this passage; "" = the asker's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Candidates:
     vectors   (n, d) float32 unit rows
     query_vector (d,) float32 unit
     legs      the lists that answered; one missing is the degradation `partial_candidates`
+    unsearched shared collections that the asker's configuration names and that could not be read: also
+              `partial_candidates`
     """
 
     passages: tuple[Passage, ...]
@@ -124,6 +127,7 @@ class Candidates:
     query_vector: Float32
     legs: tuple[str, ...] = ("dense", "sparse")
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    unsearched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
