@@ -69,10 +69,10 @@ class Logged:
     def quality(self, order: npt.ArrayLike, k: int = K) -> float:
         """nDCG@k of candidate rows in this order, a document counted at its best chunk; needs labels."""
         assert self.grades is not None
-        rows = np.asarray(order).tolist()
-        best = {self.documents[row]: row for row in reversed(rows)}
-        shown = sorted(best.values(), key=rows.index)
-        return ndcg(shown, self.grades, self.ideal, k)
+        best: dict[str, int] = {}
+        for row in np.asarray(order).tolist():
+            best.setdefault(self.documents[row], row)
+        return ndcg(list(best.values())[:k], self.grades, self.ideal, k)
 
 
 def write_log(path: Path, log: Iterable[Logged]) -> None:

@@ -110,6 +110,30 @@ def broken(certificate: Certificate, now: Conditions, at: datetime) -> str | Non
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What holds for one question: the price to pay, the certificate behind it, and the sentence that says so."""
+
+    price: float
+    certificate: Certificate | None
+    reason: str
+
+
+def standing(
+    certificates: Mapping[str, Certificate], group: str, now: Conditions, at: datetime, alarms: Mapping[str, str]
+) -> Standing:
+    """The group's certificate, or price 0 (the full rerank) and why; `alarms` {group: certificate id} are voided."""
+    certificate = certificates.get(group)
+    if certificate is None:
+        return Standing(0.0, None, f"No certificate for {group} questions yet, so everything is worth its price.")
+    if alarms.get(group) == certificate.certificate_id:
+        return Standing(0.0, None, "Traffic lost more than was certified (drift alarm), so everything is reranked.")
+    if (why := broken(certificate, now, at)) is not None:
+        return Standing(0.0, None, f"The certificate no longer holds: {why}. Run `fathom calibrate` again.")
+    risk = f"loses at most {certificate.alpha:g} with {1 - certificate.delta:.0%} confidence"
+    return Standing(certificate.price, certificate, f"Certified on {certificate.n} questions: {risk}.")
+
+
 def affordable(questions: int) -> float | None:
     """The smallest regret α that so many questions can certify; None when there are too few."""
     return next((alpha for needed, alpha in NEEDED if questions >= needed), None)
