@@ -100,7 +100,7 @@ class Passage:
     metadata: Mapping[str, Any]
     tokens: int
     token_ids: bytes = b""  # title, heading and text for a cross-encoder, see `Scored`; b"" = not stored
-    owner: str = ""  # uid of the tenant that shares this passage; "" = the asker's own
+    owner: str = ""  # of a shared collection: its owner's uid, "/", its name; "" = the asker's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.indexing.chunk import lexical
 from jobs.indexing.splitting import TokenSplitter
 from services.contracts import Candidates, Float32, Int32, Passage, Question, Span
 from services.embedding.encoder import Encoder
 from services.evidence.text import content
+from services.retrieval.lexical import lexical
 from tenants.config import Chunking
 from tenants.scope import TenantScope
 

@@ -19,6 +19,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from jobs.indexing.headings import Marks, heading_marks, path_at, span_marks
 from jobs.indexing.splitting import Piece, TokenSplitter
+from services.retrieval.lexical import lexical
 from tenants.config import Chunking
 from tenants.corpus.facets import facets
 from tenants.corpus.schema import chunk_schema
@@ -40,11 +41,6 @@ def chunk_batch(table: pa.Table, chunking: Chunking, tokenizer_json: str, uid: T
         for row in _rows(document, found, uid, fingerprint)
     ]
     return pa.Table.from_pylist(rows, schema=chunk_schema())
-
-
-def lexical(title: str, heading: str, text: str) -> str:
-    """What both retrieval legs read: title, heading and text on lines of their own, empty ones left out."""
-    return "\n".join(part for part in (title, heading, text) if part)
 
 
 def detect_language(text: str, kind: str) -> str:

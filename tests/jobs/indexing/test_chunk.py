@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.indexing.chunk import chunk_batch, detect_language, lexical
+from jobs.indexing.chunk import chunk_batch, detect_language
 from jobs.indexing.schemas import PARSED_SCHEMA
 from jobs.indexing.splitting import CHARS_PER_TOKEN, SEGMENT_CHARS, TokenSplitter
+from services.retrieval.lexical import lexical
 from tenants.config import Chunking
 from tenants.corpus.schema import chunk_schema
 from tenants.ids import TenantUid
