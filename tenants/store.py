@@ -1,12 +1,13 @@
-"""The control plane: tenants, keys, jobs, idempotency, feedback, in SQLite or PostgreSQL. Blocking calls.
+"""The control plane: tenants, keys, jobs, idempotency, feedback, calibrations, in SQLite or PostgreSQL. Blocking calls.
 
     store = open_store("sqlite:////var/lib/fathom/control.db", pepper=pepper)
     acme = store.create_tenant("acme")
     plain, info = store.add_key(acme, "query")
     store.authenticate(plain).tenant.name
 
-The parts stand in tenant_rows, key_rows, job_rows, idempotency and usage_rows, the schema in tables and migrations/.
-A store may be shared by threads and survives a fork; it is not pickled: each process opens its own.
+The parts stand in tenant_rows, key_rows, job_rows, idempotency, usage_rows and calibration_rows, the schema in
+tables and migrations/. A store may be shared by threads and survives a fork; it is not pickled: each process opens
+its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from tenants import keys
+from tenants.calibration_rows import CalibrationCache, CalibrationRows
 from tenants.database import Database
 from tenants.errors import FathomError, NotFound, Unavailable
 from tenants.idempotency import IdempotencyRows
@@ -30,12 +32,12 @@ from tenants.tables import FEEDBACK, PLATFORM
 from tenants.tenant_rows import TenantRows
 from tenants.usage_rows import UsageRows
 
-__all__ = ["KeyCache", "Store", "open_store"]
+__all__ = ["CalibrationCache", "KeyCache", "Store", "open_store"]
 
 _PEPPER_CHECK = "pepper_check"
 
 
-class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows):
+class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, CalibrationRows):
     """Everything the control plane keeps."""
 
     def add_feedback(self, tenant: Owner, query_id: str, body: Mapping[str, Any]) -> None:

@@ -168,3 +168,26 @@ FEEDBACK = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Index("ix_feedback_uid", "uid", "number"),
 )
+
+CALIBRATIONS = Table(
+    "calibrations",
+    METADATA,
+    _serial(),
+    _owner(),
+    Column("version", Integer, nullable=False),
+    Column("profile", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("uid", "version"),
+)
+
+DRIFT = Table(
+    "drift",
+    METADATA,
+    Column("uid", String(32), ForeignKey("tenants.uid", ondelete="CASCADE"), primary_key=True),
+    Column("group", String(64), primary_key=True),
+    Column("certificate", String(32), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("alarmed", Boolean, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+)
