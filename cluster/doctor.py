@@ -25,7 +25,7 @@ MIN_MEMORY_BYTES = 6 * GIB
 MIN_DISK_BYTES = 5 * GIB
 MIN_SHARED_BYTES = 256 * 1024**2
 SECRETS = ("admin_key", "api_key", "pepper")
-URLS = ("database_url", "audit_database_url")
+URLS = ("database_url", "audit_database_url", "redis_url")
 FAST_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 

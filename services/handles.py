@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
@@ -18,12 +20,14 @@ from ray.serve.handle import DeploymentHandle
 
 from services import deadline
 from services.breaker import Breaker
-from services.contracts import Candidates, Float32, Question
+from services.contracts import Candidates, CrossEncoderFacts, Float32, Passage, Question, Scored
 from services.gateway.ports import Upload
 from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
 from tenants.scope import TenantScope
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+FACTS_S = 5.0
+PATIENCE_S = 0.2
 _GONE = (RayActorError, DeploymentUnavailableError)
 
 
@@ -91,13 +95,62 @@ class RemoteIndexer:
         return outcome
 
 
-class _Caller:
-    """Calls methods of one deployment; `what` is how a person reads its name."""
+class RemoteScorer:
+    """contracts.PairScorer behind two Serve handles: a reference is served by the deployment of its role.
 
-    def __init__(self, handle: DeploymentHandle, what: str, attempts: int) -> None:
+    The breaker is a reference's own, so that a model which does not load or is too slow rests alone. Facts are asked
+    once in `FACTS_S`; an alias is looked up less often than that.
+    """
+
+    def __init__(self, small: DeploymentHandle, large: DeploymentHandle) -> None:
+        self._handles = {"small": small, "large": large}
+        self._callers: dict[tuple[str, str], _Caller] = {}
+        self._facts: dict[tuple[str, str], tuple[float, CrossEncoderFacts]] = {}
+
+    async def facts(self, scope: TenantScope, reference: str) -> CrossEncoderFacts:
+        """See `contracts.PairScorer`."""
+        key = _role(scope, reference), reference
+        asked_at, known = self._facts.get(key, (0.0, None))
+        if known is None or time.monotonic() - asked_at > FACTS_S:
+            known = await self._caller(key).call("facts", _bare(scope), reference)
+            self._facts[key] = (time.monotonic(), known)
+        return known
+
+    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+        """See `contracts.PairScorer`."""
+        slim = [replace(passage, metadata={}) for passage in passages]
+        caller = self._caller((_role(scope, reference), reference))
+        scored: Scored = await caller.call("score", _bare(scope), reference, query, slim)
+        return scored
+
+    def _caller(self, key: tuple[str, str]) -> _Caller:
+        role, reference = key
+        if key not in self._callers:
+            what = f"the {role} reranker {reference}"
+            self._callers[key] = _Caller(self._handles[role], what, attempts=2, patience_s=PATIENCE_S)
+        return self._callers[key]
+
+
+def _role(scope: TenantScope, reference: str) -> str:
+    return "small" if reference == scope.config.rerankers.small else "large"
+
+
+def _bare(scope: TenantScope) -> TenantScope:
+    """What a scorer needs of a scope; a calibration may be large."""
+    return replace(scope, calibration=None)
+
+
+class _Caller:
+    """Calls methods of one deployment; `what` is how a person reads its name.
+
+    A call that had `patience_s` and got no answer counts as a failure; one that had less says nothing about the callee.
+    """
+
+    def __init__(self, handle: DeploymentHandle, what: str, attempts: int, patience_s: float = math.inf) -> None:
         self._handle = handle
         self._what = what
         self._attempts = attempts
+        self._patience_s = patience_s
         self._breaker = Breaker()
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -123,12 +176,17 @@ class _Caller:
             response.cancel()
             if isinstance(error, asyncio.CancelledError):
                 raise
+            self._late(left)
             raise DeadlineExceeded(f"{self._what} did not answer in time; try again", retry_after_s=1) from None
         except BackPressureError:
             raise Overloaded(f"{self._what} is full; try again", retry_after_s=1) from None
         except RayTaskError as error:
-            self._breaker.succeeded()
-            raise self._cause(error) from error
+            cause = self._cause(error)
+            if isinstance(cause, DeadlineExceeded):
+                self._late(left)
+            else:
+                self._breaker.succeeded()
+            raise cause from error
         except _GONE:
             raise
         except (RayServeException, RayError) as error:
@@ -136,6 +194,10 @@ class _Caller:
             raise self._unavailable("failed", 1.0) from error
         self._breaker.succeeded()
         return value
+
+    def _late(self, left_s: float) -> None:
+        if left_s >= self._patience_s:
+            self._breaker.failed()
 
     def _cause(self, error: RayTaskError) -> FathomError:
         cause = error.cause if hasattr(error, "cause") else None

@@ -55,6 +55,7 @@ class Limits(_Section):
     parser_memory_bytes: int = 1024 * MIB
     parser_seconds: float = 60
     batch_documents: int = 1_000
+    rerank_documents: int = 1_000  # of one …/rerank
     jobs_per_tenant: int = 4  # queued or running at once, of those that come over HTTP
 
 
@@ -72,6 +73,21 @@ class Retrieval(_Section):
     index_cache_bytes: int = Field(default=256 * MIB, ge=0)
     metadata_cache_bytes: int = Field(default=64 * MIB, ge=0)
     embed_threads: int = Field(default=2, ge=1)  # questions encoded at once
+
+
+class Reranking(_Section):
+    """One process that scores pairs; the caps are per process, all tenants together.
+
+    A model's queue holds `queue_pairs`; `batch_tokens` of both texts are computed at a time, so that a deadline is
+    heeded between two batches (4,096 suit two cores, 65,536 a GPU). `models` may be loaded at once.
+    """
+
+    cache_bytes: int = Field(default=64 * MIB, ge=0)  # of remembered logits, in memory
+    queue_pairs: int = Field(default=2_048, ge=1)
+    batch_tokens: int = Field(default=4_096, ge=1)
+    threads: int | None = Field(default=None, ge=1)  # of one model; default: cpu_threads
+    models: int = Field(default=8, ge=1)
+    alias_poll_s: float = Field(default=30, gt=0)  # how often `models:/name@alias` is looked up again
 
 
 class Ingest(_Section):
@@ -95,6 +111,7 @@ class Settings(BaseSettings):
     data_root: str | None = None  # where tenants' data lies: a path or s3://…; default data_dir
     database_url: str | None = None  # control plane; default SQLite in data_dir
     audit_database_url: str | None = None  # audit log; default SQLite in data_dir, or database_url if PostgreSQL
+    redis_url: str | None = None  # Redis or Valkey: logits that all replicas share; default: each remembers its own
     model_dir: str | None = None  # compiled models, shareable between platforms; default: in data_dir
     mlflow_tracking_uri: str | None = None  # default SQLite in data_dir; `off` tracks nothing
     admin_key: str | None = None
@@ -104,7 +121,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65_535)
     ray_address: str | None = None
-    topology: Literal["single", "split"] = "single"  # single: the gateway's process also retrieves
+    topology: Literal["single", "split"] = "single"  # single: the gateway's process also retrieves and reranks
     haproxy: bool = True
     encoder_gpus: float = Field(default=1, gt=0, le=1)  # share of a GPU per encoder of an index job
     cpu_threads: int | None = None  # of one encoder; default: the machine's cores
@@ -116,7 +133,10 @@ class Settings(BaseSettings):
     gateway: Replicas = Replicas()  # each of `min` grants its part of a tenant's rate; more replicas grant more
     retriever: Replicas = Replicas()
     indexer: Replicas = Replicas()
+    reranker_small: Replicas = Replicas()
+    reranker_large: Replicas = Replicas()
     retrieval: Retrieval = Retrieval()
+    reranking: Reranking = Reranking()
     ingest: Ingest = Ingest()
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
