@@ -78,6 +78,14 @@ class CalibrationRows(Rows):
             for row in rows
         ]
 
+    def calibration_summary(self, tenant: Owner) -> dict[str, Any] | None:
+        """What a person may see: the newest calibration's summary, its version and time, and each group's drift."""
+        rows, drift = self.list_calibrations(tenant, limit=1), self.list_drift(tenant)
+        if not rows and not drift:
+            return None
+        made = {"version": rows[0].version, "created_at": rows[0].created_at.isoformat()} if rows else {}
+        return {**(rows[0].summary if rows else {}), **made, "drift": drift}
+
     def calibrated(self, tenant: Owner, known: Calibrated | None = None) -> Calibrated:
         """What holds now; a profile that `known` has already is not read again."""
         ours = CALIBRATIONS.c.uid == tenant.uid

@@ -17,7 +17,6 @@ from services.retrieval.local import open_retriever
 from services.settings import Settings
 from tenants.errors import InvalidInput
 from tenants.ids import tenant_name
-from tenants.scope import TenantScope
 
 
 def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, plan: Plan) -> dict[str, Any]:
@@ -32,8 +31,8 @@ def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, 
     if info is not None:
         settings = platform_settings(settings, info)
     dataset = load_dataset(queries, qrels)
-    owner = open_control_plane(settings).get_tenant(tenant_name(tenant))
-    scope = TenantScope(owner.name, owner.uid, owner.config, settings.root)
+    store = open_control_plane(settings)
+    scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
     retriever = open_retriever(settings)
     steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), Unrecorded())
     return evaluate(dataset, scope, steps, settings, plan)

@@ -19,7 +19,6 @@ from services.settings import FOREIGN, Settings, adopt_environment
 from tenants.errors import Conflict, FathomError
 from tenants.ids import collection_name, job_id, new_job_id, tenant_name
 from tenants.records import Tenant
-from tenants.scope import TenantScope
 from tenants.store import Store
 
 # Ray's and MLflow's own remarks do not belong between the lines of a progress; failures reach us as exceptions.
@@ -52,7 +51,7 @@ def run_here(order: Order, settings: Settings) -> dict[str, Any]:
     store = open_control_plane(settings)
     tenant = store.get_tenant(tenant_name(order.tenant))
     job = _job(order, store, tenant)
-    scope = TenantScope(tenant.name, tenant.uid, tenant.config, settings.root)
+    scope = store.scope_of(tenant, settings.root)
     with shown(order.tenant) as show:
         return dict(run_index_job(job, scope, store, settings, show).to_json())
 

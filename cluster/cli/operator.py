@@ -121,7 +121,8 @@ class LocalOperator:
 
     def tenant(self, name: str) -> dict[str, Any]:
         """See `Operator`."""
-        return tenant_document(self._store.get_tenant(name))
+        tenant = self._store.get_tenant(name)
+        return tenant_document(tenant) | {"calibration": self._store.calibration_summary(tenant)}
 
     def update_tenant(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """See `Operator`."""

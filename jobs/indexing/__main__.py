@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> JobResult:
         tenant = store.get_tenant(tenant_name(options.tenant))
         if options.submitted:
             check_submitted(store, tenant, options.submitted)
-        scope = TenantScope(tenant.name, tenant.uid, tenant.config, settings.root)
+        scope = store.scope_of(tenant, settings.root)
         job = _job(options, scope, store)
         return run_index_job(job, scope, store, settings, _show)
     finally:

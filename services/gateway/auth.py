@@ -56,8 +56,7 @@ def may(needed: Scope) -> Callable[[Request, str], Awaitable[Access]]:
         _check_state(found, held)
         if held != OPERATOR and not allows(held, needed):
             raise Forbidden(f"this key's scope is {held}; this needs {needed}: use such a key")
-        scope = TenantScope(found.name, found.uid, found.config, platform.settings.root)
-        return Access(found, scope, key_id, context.request_id)
+        return Access(found, await _scope(platform, found), key_id, context.request_id)
 
     return authorise
 
@@ -93,6 +92,16 @@ async def _identify(platform: Platform, key: str, tenant: str) -> tuple[Tenant, 
     if credential.tenant.name != tenant:
         raise NotFound("there is no such tenant")
     return credential.tenant, credential.key_id, credential.scope
+
+
+async def _scope(platform: Platform, tenant: Tenant) -> TenantScope:
+    """From memory; every few seconds the database is asked whether there is a newer calibration."""
+    root = platform.settings.root
+    known = platform.calibrations.cached(tenant, root)
+    if known is not None:
+        return known
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(platform.doors, platform.calibrations.scope_of, tenant, root)
 
 
 async def _authenticate(platform: Platform, key: str) -> Credential:

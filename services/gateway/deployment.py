@@ -40,7 +40,7 @@ from services.retrieval.local import open_retriever
 from services.settings import Settings
 from tenants.database import Database
 from tenants.errors import FathomError
-from tenants.store import KeyCache, Store
+from tenants.store import CalibrationCache, KeyCache, Store
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
@@ -110,6 +110,7 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
         admin_key=operator_key(settings),
         store=store,
         keys=KeyCache(store),
+        calibrations=CalibrationCache(store),
         steps=steps,
         catalogue=CorpusCatalogue(),
         indexer=indexer,

@@ -18,7 +18,7 @@ from services.gateway.limits import RateLimits
 from services.query import Steps
 from services.settings import Settings
 from tenants.scope import TenantScope
-from tenants.store import KeyCache, Store
+from tenants.store import CalibrationCache, KeyCache, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,7 @@ class Platform:
     admin_key: str
     store: Store
     keys: KeyCache
+    calibrations: CalibrationCache
     steps: Steps
     catalogue: Catalogue
     indexer: Indexer

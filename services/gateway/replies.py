@@ -293,6 +293,12 @@ class TenantReply(Reply):
     config: dict[str, Any]
 
 
+class TenantDetail(TenantReply):
+    """`calibration`: the newest one's certificate and each group's drift; null while there is neither."""
+
+    calibration: dict[str, Any] | None
+
+
 class TenantCreated(TenantReply):
     """`api_key` is shown once."""
 

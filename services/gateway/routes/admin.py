@@ -56,10 +56,13 @@ async def create_tenant(request: Request, platform: Operator) -> Response:
     return await once(request, OWNER, create, body=body.model_dump_json, tenant=body.name)
 
 
-@router.get("/{tenant}", responses=answers(replies.TenantReply, errors=ADMIN_ERRORS))
+@router.get("/{tenant}", responses=answers(replies.TenantDetail, errors=ADMIN_ERRORS))
 async def read_tenant(platform: Operator, tenant: str) -> Response:
-    """One tenant and its whole configuration."""
-    return reply(tenant_json(await asyncio.to_thread(platform.store.get_tenant, tenant)))
+    """One tenant, its whole configuration, and what its reranking is certified for."""
+    found = await asyncio.to_thread(platform.store.get_tenant, tenant)
+    return reply(
+        tenant_json(found) | {"calibration": await asyncio.to_thread(platform.store.calibration_summary, found)}
+    )
 
 
 @router.patch(

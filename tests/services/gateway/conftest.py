@@ -24,7 +24,7 @@ from services.settings import Ingest, Limits, Settings
 from tenants.database import Database
 from tenants.errors import Conflict, NotFound, Unavailable
 from tenants.scope import Release, TenantScope
-from tenants.store import KeyCache, open_store
+from tenants.store import CalibrationCache, KeyCache, open_store
 from tests import fakes
 
 ADMIN_KEY = "fa_" + "a" * 64
@@ -229,6 +229,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         settings=settings,
         admin_key=ADMIN_KEY,
         store=store,
+        calibrations=CalibrationCache(store),
         keys=KeyCache(store, ttl_s=0.05),
         steps=Steps(corpus, FirstStage(), ExtractiveAnswerer(corpus), audit),
         catalogue=corpus,
