@@ -95,7 +95,8 @@ async def _token_ids(
     model: Served, scope: TenantScope, query: str, passages: Sequence[Passage]
 ) -> tuple[bytes, list[bytes]]:
     """The token ids of the question and of every passage."""
-    stored = [passage.token_ids if fits(scope, passage, model.facts.tokenizer) else b"" for passage in passages]
+    mine = {owner: scope.tokenizer_of(owner) == model.facts.tokenizer for owner in {one.owner for one in passages}}
+    stored = [passage.token_ids if mine[passage.owner] else b"" for passage in passages]
     unread = [row for row, ids in enumerate(stored) if not ids]
     texts = [readable(query), *(_text(passages[row]) for row in unread)]
     if sum(map(len, texts)) <= INLINE_CHARS:
@@ -105,12 +106,6 @@ async def _token_ids(
     for row, ids in zip(unread, made[1:], strict=True):
         stored[row] = ids
     return made[0], stored
-
-
-def fits(scope: TenantScope, passage: Passage, tokenizer: str) -> bool:
-    """Whether a passage's stored token ids were made by this tokenizer; its release says which one made them."""
-    made_by = scope.release.profile.get("tokenizer") if scope.release and not passage.owner else None
-    return bool(passage.token_ids) and made_by == tokenizer
 
 
 @asynccontextmanager
