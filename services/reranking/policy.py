@@ -1,0 +1,360 @@
+"""Which pair to score next, or none: greedy value of computation. Pure, vectorised, the same bits for the same facts.
+
+    final score   f_i = β·p_i + (1 − β)·fused_i     p_i calibrated probability: known, or expected (predictor.py)
+    worth         r_i = σ(slope·f_i + bias)          the probability that the asker finds i relevant
+    gain(i, m)    E[DCG@10 of the order by f after model m scored i] − DCG@10 of the order now, gains r
+    ratio         Σ gain over a batch / (its cost / Costs.unit), and the batch with the best ratio is next
+
+It is taken while its ratio exceeds the price λ; before the first call the same rule is the gate that skips the whole
+question. A batch never depends on λ, so a higher price takes a beginning of what a lower one takes: never more pairs.
+λ = 0 is the reference: the large model (the small where no other is served) on every candidate down to the depth.
+A small logit moves p_i less than a large one, but costs less: the same formula with a narrower spread weighs them.
+Gains are divided by the DCG of the ideal order of r, at least 1, so that finding the one right passage counts more
+than the ninth of many. Flagged candidates among the best 10 are always shown to the large model, at any price.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from services.contracts import Bool, Float32, Int32
+from services.reranking.facts import Action, Costs, Facts, Float64, Limits, Role, Step
+from services.reranking.predictor import Belief, Prior
+from services.reranking.profile import Profile
+
+K = 10
+BATCHES = (2, 2, 3, 4, 5, 6, 8, 10, 12)  # the fewest pairs of the n-th batch; the last stands for all later ones
+STRIDE = 16  # pairs of a batch at λ = 0 under a limit, so that it is overstepped by little
+REASONS = ("skipped_confident", "scored_small", "escalated", "cached", "budget_stop", "flagged")
+
+Places = npt.NDArray[np.intp]
+
+_DISCOUNT = np.concatenate([1.0 / np.log2(np.arange(2, K + 2)), [0.0]])
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One question in the middle. Arrays (n,) are in the order of the first stage, not of the candidates.
+
+    `rows` are the candidate rows in that order; large, small float32 raw logits, NaN = not scored.
+    """
+
+    facts: Facts
+    profile: Profile
+    price: float
+    costs: Costs
+    limits: Limits
+    rows: Int32
+    prior: Prior
+    large: Float32
+    small: Float32
+    cached: Bool
+    steps: tuple[Step, ...] = ()
+    spent: float = 0.0
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that a model was asked for, cached ones included."""
+        return sum(len(step.logits) for step in self.steps)
+
+    @property
+    def allowed(self) -> int:
+        """Candidates that may be scored at all."""
+        return min(self.limits.depth, len(self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a state means, in its order. (n,) float64: p, final score f, worth r; place (n,) 0-based in the final order.
+
+    `nodes` (n, m) float64: p for each of m equally likely large logits; every column the same where it is known.
+    """
+
+    belief: Belief
+    nodes: Float64
+    probability: Float64
+    score: Float64
+    worth: Float64
+    place: Places
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The end of a question. Arrays (n,) are in the candidates' order.
+
+    order int32 rows, best first; score, probability float32 (p as used, known or expected); logits by role, float32,
+    NaN = not scored; top float32 P(among the best 10 if all were scored); reasons: REASONS.
+    `stop` is Action.why; `regret` bounds from above what scoring each remaining candidate alone would gain, in nDCG@10.
+    `pairs` really scored, `cached` answered by the cache.
+    """
+
+    order: Int32
+    score: Float32
+    probability: Float32
+    logits: dict[Role, Float32]
+    top: Float32
+    reasons: tuple[str, ...]
+    stop: str
+    regret: float
+    steps: tuple[Step, ...]
+    pairs: int
+    cached: int
+    spent: float
+
+
+def start(facts: Facts, profile: Profile, price: float, costs: Costs, limits: Limits) -> State:
+    """Nothing is scored yet. `price` is final: criticality is already in it."""
+    rows = np.argsort(facts.rank).astype(np.int32)
+    ordered = Facts(
+        facts.question, facts.rows[rows], facts.fused[rows], facts.rank[rows], facts.tokens[rows], facts.flagged[rows]
+    )
+    blank = np.full(len(rows), np.nan, np.float32)
+    prior = profile.predictor.prior(ordered)
+    return State(
+        ordered, profile, price, costs, limits, rows, prior, blank, blank.copy(), np.zeros(len(rows), np.bool_)
+    )
+
+
+def decide(state: State) -> Action:
+    """The next batch, or a stop."""
+    action = _exhaustive(state) if state.price <= 0 else _greedy(state)
+    return action if action.kind == "stop" else _within(state, action)
+
+
+def observe(state: State, action: Action, logits: Float32, cached: Bool, elapsed: float) -> State:
+    """What the model said of `action.rows`, in their order; `elapsed` in the unit of the costs."""
+    here = _places(state, action.rows)
+    column = (state.large if action.kind == "large" else state.small).copy()
+    column[here] = logits
+    seen = state.cached.copy()
+    seen[here] = cached
+    step = Step(action, logits, cached, elapsed)
+    changed = replace(state, cached=seen, steps=(*state.steps, step), spent=state.spent + elapsed)
+    return replace(changed, large=column) if action.kind == "large" else replace(changed, small=column)
+
+
+def conclude(state: State, why: str | None = None) -> Verdict:
+    """The final order. `why` names the stop when it was not the policy's own (failed, budget)."""
+    stop = why or decide(state).why or "asked"
+    view = look(state)
+    back = np.argsort(state.rows)
+    order = state.rows[np.argsort(view.place)].astype(np.int32)
+    return Verdict(
+        order=order,
+        score=view.score.astype(np.float32)[back],
+        probability=view.probability.astype(np.float32)[back],
+        logits={"large": state.large[back], "small": state.small[back]},
+        top=_top(state, view)[back],
+        reasons=tuple(np.array(_reasons(state, stop), dtype=object)[back].tolist()),
+        stop=stop,
+        regret=_regret(state, view),
+        steps=state.steps,
+        pairs=sum(int((~step.cached).sum()) for step in state.steps),
+        cached=sum(int(step.cached.sum()) for step in state.steps),
+        spent=state.spent,
+    )
+
+
+def simulate(
+    facts: Facts, logits: Mapping[Role, Float32], profile: Profile, price: float, costs: Costs, limits: Limits
+) -> Verdict:
+    """The loop on known logits, (n,) by role: what serving would do and spend with a cold cache."""
+    state = start(facts, profile, price, costs, limits)
+    while (action := decide(state)).kind != "stop":
+        said = logits[action.kind][action.rows]
+        state = observe(state, action, said, np.zeros(len(said), np.bool_), action.cost)
+    return conclude(state, action.why)
+
+
+def look(state: State) -> View:
+    """Beliefs, scores and places of a state."""
+    profile = state.profile
+    belief = profile.predictor.posterior(state.prior, state.large, state.small)
+    logits = belief.mean[:, None] + belief.spread[:, None] * profile.predictor.nodes
+    nodes = profile.probability(logits).astype(np.float64)
+    probability = np.where(belief.spread > 0, nodes.mean(1), nodes[:, 0])
+    score = _final(profile, probability, state.facts.fused).astype(np.float32).astype(np.float64)
+    place = np.empty(len(score), np.intp)
+    place[np.lexsort((state.facts.rank, -score))] = np.arange(len(score))
+    worth = _worth(profile, _final(profile, nodes, state.facts.fused[:, None])).mean(1)
+    return View(belief, nodes, probability, score, worth, place)
+
+
+def _final(profile: Profile, probability: Float64, fused: Float32) -> Float64:
+    value: Float64 = profile.blend * probability + (1.0 - profile.blend) * fused
+    return value
+
+
+def _worth(profile: Profile, score: Float64) -> Float64:
+    slope, bias = profile.worth
+    value: Float64 = 1.0 / (1.0 + np.exp(-(slope * score + bias)))
+    return value
+
+
+def _exhaustive(state: State) -> Action:
+    role: Role = "large" if "large" in state.costs.tables else "small"
+    column = state.large if role == "large" else state.small
+    left = np.flatnonzero(np.isnan(column[: state.allowed]))
+    if not len(left):
+        return Action("stop", why="complete")
+    limited = state.limits.budget < math.inf or state.limits.pairs is not None
+    return _action(state, role, left[:STRIDE] if limited else left, 0.0)
+
+
+def _greedy(state: State) -> Action:
+    view = look(state)
+    forced = _forced(state, view)
+    if len(forced):
+        return _action(state, "large", forced, 0.0)
+    room = state.allowed - state.pairs
+    offers = [offer for role in state.costs.tables if room > 0 and (offer := _offer(state, view, role, room))]
+    if not offers:
+        return Action("stop", why="complete")
+    ratio, action = max(offers, key=lambda offer: offer[0])
+    return action if ratio > state.price else Action("stop", gain=action.gain, cost=action.cost, why="worth")
+
+
+def _offer(state: State, view: View, role: Role, room: int) -> tuple[float, Action] | None:
+    """The batch of one model with the best ratio, and that ratio."""
+    open_ = np.flatnonzero(_open(state, role))
+    if not len(open_):
+        return None
+    gain = gains(state, view, role)[open_]
+    cost = state.costs.tables[role].of(state.facts.tokens[open_])
+    best = np.argsort(-gain / cost, kind="stable")[:room]
+    least = min(len(best), BATCHES[min(len(state.steps), len(BATCHES) - 1)])
+    total, price = np.cumsum(gain[best]), (state.costs.call + np.cumsum(cost[best])) / state.costs.unit
+    size = least + int(np.argmax((total / price)[least - 1 :]))
+    rows = np.sort(open_[best[:size]])
+    return float(total[size - 1] / price[size - 1]), _action(state, role, rows, float(total[size - 1]))
+
+
+def _open(state: State, role: Role) -> Bool:
+    """Which candidates a model may still be asked about."""
+    open_ = np.isnan(state.large)
+    if role == "small":
+        open_ &= np.isnan(state.small) & ~state.facts.flagged
+    open_[state.allowed :] = False
+    return open_
+
+
+def _forced(state: State, view: View) -> Places:
+    """Flagged candidates that would be shown without the large model's word."""
+    if not state.facts.flagged.any() or "large" not in state.costs.tables:
+        return np.empty(0, np.intp)
+    return np.flatnonzero(state.facts.flagged & (view.place < K) & _open(state, "large"))
+
+
+def gains(state: State, view: View, role: Role) -> Float64:
+    """(n,) expected gain of nDCG@10 from scoring each candidate alone; 0 where nothing can change."""
+    nodes = view.nodes if role == "large" else _hinted(state, view)
+    score = _final(state.profile, nodes, state.facts.fused[:, None])
+    moved = _moves(view, score, _worth(state.profile, score)).mean(1)
+    gain: Float64 = np.maximum(moved, 0.0) / _ideal(view.worth)
+    return gain
+
+
+def _hinted(state: State, view: View) -> Float64:
+    """(n, m) p after the small model spoke: a mean-preserving contraction of the nodes."""
+    spread = view.belief.spread
+    share = view.belief.informed[spread > 0] / spread[spread > 0]
+    mixing = contraction(tuple(state.profile.predictor.nodes.tolist()), round(float(share.max(initial=0.0)), 2))
+    hinted: Float64 = np.einsum("nj,kj->nk", view.nodes, mixing)
+    return hinted
+
+
+@lru_cache(maxsize=256)
+def contraction(nodes: tuple[float, ...], share: float) -> Float64:
+    """(m, m) doubly stochastic: row k weighs the nodes given a hint at node k, correlated with them by `share`."""
+    x = np.array(nodes)
+    kernel = np.exp(-((x[None, :] - share * x[:, None]) ** 2) / (2 * max(1 - share**2, 1e-4)))
+    for _ in range(50):  # Sinkhorn's balancing: expectations stay what they were
+        kernel /= kernel.sum(0)
+        kernel /= kernel.sum(1, keepdims=True)
+    return kernel
+
+
+def _moves(view: View, score: Float64, worth: Float64) -> Float64:
+    """(n, m) change of DCG@10 when candidate i alone gets score[i, j] and is found to be worth[i, j].
+
+    Whoever is overtaken falls by one place and the others behind rise: sums over a stretch of places, by prefix sums.
+    """
+    order = np.argsort(view.place)
+    held, ranked = view.worth[order], -view.score[order]
+    discount = np.zeros(len(order) + 2)
+    discount[: min(K, len(order) + 2)] = _DISCOUNT[: min(K, len(order) + 2)]
+    step = discount[:-2] - discount[1:-1]
+    fall = np.concatenate([[0.0], np.cumsum(held * step)])
+    rise = np.concatenate([[0.0, 0.0], np.cumsum(held[1:] * step[:-1])])
+    place = view.place[:, None]
+    new = np.searchsorted(ranked, -score)
+    new -= (new > place).astype(np.intp)
+    own = worth * (discount[new] - discount[place])
+    others = np.where(new < place, fall[new] - fall[place], rise[new + 1] - rise[place + 1])
+    moved: Float64 = own + others
+    return moved
+
+
+def _ideal(worth: Float64) -> float:
+    best = np.sort(worth)[::-1][:K]
+    return max(1.0, float((best * _DISCOUNT[: len(best)]).sum()))
+
+
+def _action(state: State, role: Role, rows: Places, gain: float) -> Action:
+    """`rows` count in the state's order; the action names candidate rows."""
+    cost = state.costs.call + float(state.costs.tables[role].of(state.facts.tokens[rows]).sum())
+    return Action(role, state.rows[rows], gain, cost)
+
+
+def _within(state: State, action: Action) -> Action:
+    """As much of a batch as the budget and the quota still hold."""
+    left = math.inf if state.limits.pairs is None else state.limits.pairs - state.pairs
+    if left <= 0:
+        return Action("stop", why="pairs")
+    tokens = state.facts.tokens[_places(state, action.rows)]
+    role: Role = "large" if action.kind == "large" else "small"
+    total = state.costs.call + np.cumsum(state.costs.tables[role].of(tokens))
+    fitting = int(min(left, np.searchsorted(total, state.limits.budget - state.spent, side="right")))
+    if fitting <= 0:
+        return Action("stop", gain=action.gain, cost=action.cost, why="budget")
+    if fitting >= len(action.rows):
+        return action
+    return replace(action, rows=action.rows[:fitting], cost=float(total[fitting - 1]))
+
+
+def _places(state: State, rows: Int32) -> Places:
+    """Where candidate rows stand in the state's order."""
+    place = np.argsort(state.rows)
+    return place[rows]
+
+
+def _top(state: State, view: View) -> Float32:
+    """P(among the best 10): that the score, once known, passes the tenth of the others as they stand."""
+    score = _final(state.profile, view.nodes, state.facts.fused[:, None])
+    ranked = np.sort(view.score)[::-1]
+    if len(ranked) <= K:
+        return np.ones(len(ranked), np.float32)
+    bar = np.where(view.place < K, ranked[K], ranked[K - 1])
+    share: Float32 = (score >= bar[:, None]).mean(1).astype(np.float32)
+    return share
+
+
+def _regret(state: State, view: View) -> float:
+    if state.profile.blend <= 0 or "large" not in state.costs.tables:
+        return 0.0
+    return float(gains(state, view, "large")[_open(state, "large")].sum())
+
+
+def _reasons(state: State, stop: str) -> list[str]:
+    unscored = "skipped_confident" if stop in ("worth", "complete", "asked") else "budget_stop"
+    known, hinted = np.isfinite(state.large), np.isfinite(state.small)
+    named = np.where(known, "escalated", np.where(hinted, "scored_small", unscored)).astype(object)
+    named[(known | hinted) & state.cached] = "cached"
+    named[state.facts.flagged & known] = "flagged"
+    return list(named)
