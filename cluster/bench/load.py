@@ -34,7 +34,8 @@ class Call:
 class Sample:
     """What came back: `latency_ms` counts from the scheduled moment; `status` 0 = no answer at all.
 
-    `refused` are the statuses of the attempts before the last one; `degraded` as the answer says it.
+    `refused` are the statuses of the attempts before the last one; `degraded` and `index_version` as the answer
+    says them; `at` is the moment in `time.perf_counter` seconds that the last attempt counts from.
     """
 
     group: str
@@ -43,6 +44,8 @@ class Sample:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     refused: tuple[int, ...] = ()
     degraded: tuple[str, ...] = ()
+    index_version: int = 0
+    at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,7 @@ async def _send(session: aiohttp.ClientSession, call: Call, due: float) -> Sampl
             said = body if response.status == 200 else {}
             sample = Sample(call.group, (time.perf_counter() - due) * 1000, response.status, said.get("timings_ms", {}))
             sample.degraded = tuple(said.get("degraded", ()))
+            sample.index_version, sample.at = said.get("index_version") or 0, due
             return sample
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return Sample(call.group, (time.perf_counter() - due) * 1000, 0)
