@@ -1,8 +1,7 @@
 """What was learned for a tenant's reranking (or pooled, from public data), and what was certified of it. Pure.
 
-Criticality weighs a price that a tenant sets itself: WEIGHTS · price. A certified price is stored by group
-(`criticality/language`, else `criticality`) and is final: whoever certified it simulated exactly that price.
-A price is per unit of cost (`Costs.unit`): DCG@10 that must be expected of the work of one large pair.
+Criticality weighs a price that a tenant sets itself: WEIGHTS · price. A certified price is final: whoever certified
+it for a group simulated exactly that price. A price is per unit of cost (`Costs.unit`): DCG@10 that must be expected of the work of one large pair.
 """
 
 from __future__ import annotations
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
-from services.contracts import Float32
+from services.contracts import CrossEncoderFacts, Float32
 from services.reranking.calibration import Calibration
+from services.reranking.certificate import Certificate
 from services.reranking.facts import ROLES, Float64, Role
 from services.reranking.predictor import Predictor
 
@@ -27,35 +28,11 @@ POOLED = Path(__file__).with_name("pooled.json")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One group's price and what is promised at it; `certificate` None promises nothing. `expires` is ISO 8601.
-
-    `details` is the certificate's own JSON, for people and for the audit.
-    """
-
-    price: float = 0.0
-    certificate: str | None = None
-    alpha: float | None = None
-    delta: float | None = None
-    n: int = 0
-    expires: str | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def promises(self, now: str) -> bool:
-        """Whether a certificate holds at `now`, ISO 8601 in UTC."""
-        return self.certificate is not None and (self.expires is None or now < self.expires)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the profile."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"details": dict(self.details)}
-
-
-@dataclass(frozen=True, slots=True)
 class Profile:
     """`blend` is β of the final score; `worth` (slope, bias) turns a final score into the probability of relevance.
 
-    `models` are the revisions by role that all this was measured with: another revision voids it. `source` says who
-    it was learned from: neutral (nothing was) | pooled | tenant.
+    `models` are the revisions by role that all this was measured with: another revision voids it. `groups` are the
+    certificates by certificate.py's `group_of`, each with its own price. `source` says it was learned from: neutral (nothing was) | pooled | tenant.
     """
 
     predictor: Predictor
@@ -63,13 +40,8 @@ class Profile:
     blend: float
     worth: tuple[float, float] = (8.0, -6.0)
     models: Mapping[Role, str] = field(default_factory=dict)
-    groups: Mapping[str, Group] = field(default_factory=dict)
+    groups: Mapping[str, Certificate] = field(default_factory=dict)
     source: str = "pooled"
-
-    def group(self, criticality: str, language: str | None = None) -> Group:
-        """The narrowest group that was certified; an empty one (price 0, no certificate) when none was."""
-        narrow = self.groups.get(f"{criticality}/{language}") if language else None
-        return narrow or self.groups.get(criticality) or Group()
 
     def fits(self, models: Mapping[Role, str]) -> bool:
         """Whether these revisions are the ones that this profile was measured with."""
@@ -91,6 +63,11 @@ class Profile:
             "source": self.source,
         }
 
+    @property
+    def digest(self) -> str:
+        """Names the whole profile: 128 bits of blake3 of its JSON."""
+        return blake3(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:32]
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Profile:
         """What `to_json` wrote. Raises `KeyError`, `TypeError` for anything else."""
@@ -101,9 +78,14 @@ class Profile:
             blend=float(value["blend"]),
             worth=(float(slope), float(bias)),
             models=dict(value["models"]),
-            groups={name: Group(**group) for name, group in value["groups"].items()},
+            groups={name: Certificate.from_json(group) for name, group in value["groups"].items()},
             source=str(value["source"]),
         )
+
+
+def model_name(facts: CrossEncoderFacts) -> str:
+    """How certificate.py's `Conditions` names a served model."""
+    return f"{facts.reference}@{facts.revision} {facts.dtype} {facts.tokenizer}"
 
 
 @lru_cache(maxsize=1)
