@@ -32,11 +32,18 @@ Float64 = npt.NDArray[np.float64]
 class MemoryIndex:
     """`documents` as in the BEIR layout: {_id, title, text}. `without` hides documents, as if never indexed."""
 
-    def __init__(self, encoder: Encoder, documents: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        documents: Sequence[Mapping[str, Any]],
+        embedded: tuple[Sequence[Passage], Float32] | None = None,
+    ) -> None:
+        """`embedded`: the documents' chunks and their (n, d) float32 unit vectors, where they are there already."""
         self._encoder = encoder
-        self.passages = tuple(_passages(encoder, documents))
-        texts = [lexical(one.title, one.heading, one.text) for one in self.passages]
-        self._vectors = encoder.encode(texts)
+        passages = embedded[0] if embedded else passages_of(encoder, documents)
+        texts = lexical_texts(passages)
+        self.passages = tuple(passages)
+        self._vectors = embedded[1] if embedded else encoder.encode(texts)
         self._bm25 = _Bm25(texts)
         self._rows: defaultdict[str, list[int]] = defaultdict(list)
         for row, one in enumerate(self.passages):
@@ -47,11 +54,19 @@ class MemoryIndex:
         """See `contracts.Retriever`; `model` is the encoder that the index was made with, whatever it says."""
         return self._encoder.encode(texts)
 
+    def encode_queries(self, texts: Sequence[str]) -> Float32:
+        """(n, d) float32 unit vectors of questions, in one go: many times faster than one after another."""
+        prefix = self._encoder.info.recipe.query_prefix
+        return self._encoder.encode([prefix + text for text in texts])
+
     async def retrieve(self, scope: TenantScope, question: Question) -> Candidates:
         """See `contracts.Retriever`; filters and collections are not kept here."""
-        query = self._encoder.encode_query(question.text)
+        return self.candidates(question.text, self._encoder.encode_query(question.text))
+
+    def candidates(self, text: str, query: Float32) -> Candidates:
+        """Both legs' lists for a question whose (d,) unit vector is already there."""
         hidden = [row for document in self.without for row in self._rows.get(document, ())]
-        dense, sparse = self._vectors @ query, self._bm25.scores(question.text)
+        dense, sparse = self._vectors @ query, self._bm25.scores(text)
         dense_list, sparse_list = _best(dense, hidden), _best(sparse, hidden)
         sparse_list = sparse_list[sparse[sparse_list] > 0]
         rows = np.array(list(dict.fromkeys([*dense_list.tolist(), *sparse_list.tolist()])), dtype=np.int64)
@@ -67,7 +82,13 @@ class MemoryIndex:
         )
 
 
-def _passages(encoder: Encoder, documents: Sequence[Mapping[str, Any]]) -> list[Passage]:
+def lexical_texts(passages: Sequence[Passage]) -> list[str]:
+    """What both legs read of each chunk."""
+    return [lexical(one.title, one.heading, one.text) for one in passages]
+
+
+def passages_of(encoder: Encoder, documents: Sequence[Mapping[str, Any]]) -> list[Passage]:
+    """Documents {_id, title, text} as chunks, cut as indexing cuts them; ids are numbers of this list."""
     splitter = TokenSplitter(Chunking(), encoder.tokenizer_json)
     texts = [str(document["text"]) for document in documents]
     found: list[Passage] = []
