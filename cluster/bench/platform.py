@@ -54,15 +54,31 @@ class Platform:
             self._admin("DELETE", f"/admin/v1/tenants/{name}")
 
     @contextlib.contextmanager
-    def tenants(self, names: Sequence[str], config: Mapping[str, Any] = UNLIMITED) -> Iterator[list[Tenant]]:
-        """Fresh tenants for the time of the block."""
-        for name in names:
-            self.delete(name)
-        try:
-            yield [self.create(name, config) for name in names]
-        finally:
+    def tenants(
+        self, names: Sequence[str], config: Mapping[str, Any] = UNLIMITED, *, keep: bool = False
+    ) -> Iterator[list[Tenant]]:
+        """Fresh tenants for the time of the block; `keep` takes those that exist and leaves all for the next run."""
+        if not keep:
             for name in names:
                 self.delete(name)
+        try:
+            yield [self.known(name) or self.create(name, config) for name in names]
+        finally:
+            if not keep:
+                for name in names:
+                    self.delete(name)
+
+    def known(self, name: str) -> Tenant | None:
+        """A tenant that exists, with a new key of it; None for an unknown one."""
+        if all(one["tenant"] != name for one in self._admin("GET", "/admin/v1/tenants")["tenants"]):
+            return None
+        key = self._admin("POST", f"/admin/v1/tenants/{name}/keys", json={"scope": "admin"})["api_key"]
+        return Tenant(name, key, f"{self.url}/t/{name}/v1")
+
+    def chunks(self, tenant: str) -> int:
+        """How many chunks its current version has; 0 without one."""
+        versions = self._admin("GET", f"/t/{tenant}/v1/versions")["versions"]
+        return next((int(one["chunks"]) for one in versions if one["current"]), 0)
 
     def index(self, tenant: str, source: Path) -> dict[str, Any]:
         """Run `fathom index` and return its JSON document."""

@@ -27,12 +27,18 @@ def bench_search(
     concurrency: Sequence[int],
     requests: int,
     rerank: str = "never",
+    keep: bool = False,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """`tenants` tenants of `chunks` chunks each; returns one entry of figures per concurrency."""
+    """`tenants` tenants of `chunks` chunks each; returns one entry of figures per concurrency.
+
+    `keep` leaves the tenants with their corpora, and finds them again: the next run only asks.
+    """
     names = [f"bench-{number:03d}" for number in range(tenants)]
-    with platform.tenants(names) as made:
+    with platform.tenants(names, keep=keep) as made:
         for number, tenant in enumerate(made):
+            if keep and platform.chunks(tenant.name) == chunks:
+                continue
             report(f"indexing {tenant.name}: {chunks} chunks ({number + 1}/{tenants})")
             platform.index_documents(tenant.name, list(corpus.documents(chunks, SEED + number)))
         warm, *loads = _questions(made, chunks, [max(100, 2 * tenants), *(requests for _ in concurrency)], rerank)

@@ -28,6 +28,7 @@ def search(
     concurrency: Annotated[list[int] | None, typer.Option(help="Repeat for several. [default: 1 and 32]")] = None,
     requests: Annotated[int, typer.Option(help="Searches per concurrency.", min=1)] = 2_000,
     rerank: Rerank = RerankChoice.never,
+    keep: Annotated[bool, typer.Option(help="Leave the tenants for the next run, which then only asks.")] = False,
     data_dir: DataDir = None,
     json: Json = False,
 ) -> None:
@@ -46,6 +47,7 @@ def search(
         concurrency=concurrency or [1, 32],
         requests=requests,
         rerank=rerank.value,
+        keep=keep,
         report=output.note,
     )
     rows = [[level, *run.values()] for level, run in report["runs"].items()]
