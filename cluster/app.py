@@ -1,12 +1,13 @@
 """`build(settings)`: the Serve application of one platform; the only `.bind()`.
 
-    single  Gateway (retrieves in its own process) → Indexer
-    split   Gateway → Retriever, Gateway → Indexer
+    single  Gateway (retrieves and reranks in its own process) → Indexer
+    split   Gateway → Retriever, RerankerSmall, RerankerLarge, Indexer
 
 Sizes come from the settings: replicas, autoscaling, CPU and GPU shares per deployment. In a Serve config file the
 builder's argument is the same settings as a mapping (`args:` of cluster/serve.yaml).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from ray.serve import Application
@@ -15,6 +16,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from cluster.ray_jobs import RayJobs
 from jobs.indexing.deployment import Indexer
 from services.gateway.deployment import Gateway
+from services.reranking.deployment import RerankerDeployment
 from services.retrieval.deployment import RetrieverDeployment
 from services.settings import Replicas, Settings
 
@@ -30,7 +32,16 @@ def build(args: Settings) -> Application:
     if args.topology == "single":
         return gateway.bind(args, indexer, RayJobs)
     retriever = sized(RetrieverDeployment, "Retriever", args.retriever, args).bind(args)
-    return gateway.bind(args, indexer, RayJobs, retriever)
+    return gateway.bind(args, indexer, RayJobs, retriever, *rerankers(args))
+
+
+def rerankers(args: Settings) -> Iterator[Application]:
+    """One deployment per role, small before large: each has its own model, replicas and share of a GPU."""
+    for name, size, builtin in (
+        ("RerankerSmall", args.reranker_small, "builtin-small"),
+        ("RerankerLarge", args.reranker_large, "builtin-large"),
+    ):
+        yield sized(RerankerDeployment, name, size, args).bind(args, builtin)
 
 
 def sized(deployment: Any, name: str, size: Replicas, settings: Settings) -> Any:

@@ -18,11 +18,13 @@ from services.contracts import (
     AuditRecord,
     Candidates,
     Citation,
+    CrossEncoderFacts,
     Draft,
     Evidence,
     Float32,
     Passage,
     Question,
+    Scored,
     Span,
 )
 from services.evidence.text import content
@@ -122,6 +124,31 @@ def _ranks(scores: Float32) -> Any:
     ranks = np.empty(len(scores), dtype=np.int32)
     ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
     return ranks
+
+
+@dataclass
+class FakeScorer:
+    """Says how many of the question's words a passage holds, minus two.
+
+    Suffices wherever only the order of logits and the errors of a scorer matter. `failure` is what every call raises;
+    `asked` keeps (reference, number of passages) of each.
+    """
+
+    failure: Exception | None = None
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def facts(self, scope: TenantScope, reference: str) -> CrossEncoderFacts:
+        if self.failure is not None:
+            raise self.failure
+        return CrossEncoderFacts(reference, "0123456789abcdef", "int8", "t", (128,), (1.0,), (0.1,))
+
+    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+        self.asked.append((reference, len(passages)))
+        if self.failure is not None:
+            raise self.failure
+        terms = set(content(query))
+        logits = np.array([len(terms & set(content(one.text))) - 2 for one in passages], dtype=np.float32)
+        return Scored(logits, np.zeros(len(passages), dtype=np.bool_), 1.0)
 
 
 @dataclass

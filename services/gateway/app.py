@@ -12,10 +12,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.gateway import bodies, problems, replies
+from services.gateway import bodies, problems, replies, vendors
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
-from services.gateway.routes import admin, documents, health, jobs, native, openai
+from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai
 
 _PUBLIC = ("/livez", "/readyz")
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -29,7 +29,8 @@ _BODIES: tuple[type[BaseModel], ...] = (
     bodies.TenantBody,
     bodies.TenantPatch,
     bodies.KeyBody,
-    bodies.EmbeddingsBody,
+    vendors.EmbeddingsBody,
+    vendors.RerankBody,
 )
 _SCALAR = {"type": ["string", "number", "boolean"]}
 FILTER: dict[str, Any] = {
@@ -74,7 +75,7 @@ def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.platform = platform
-    for family in (health, native, documents, jobs, openai, admin):
+    for family in (health, native, documents, jobs, openai, cohere, admin):
         app.include_router(family.router)
     problems.install(app)
     app.add_middleware(

@@ -147,24 +147,6 @@ class KeyBody(Body):
     expires: Annotated[str, StringConstraints(max_length=64)] | None = None
 
 
-class EmbeddingsBody(Sized):
-    """`POST …/embeddings`, OpenAI's shape; fields we do not know are ignored as OpenAI's own clients expect."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-    max_bytes: ClassVar[int] = 4 * MIB
-
-    input: (
-        Annotated[str, StringConstraints(min_length=1, max_length=QUERY_CHARS)]
-        | Annotated[
-            list[Annotated[str, StringConstraints(min_length=1, max_length=QUERY_CHARS)]],
-            Field(min_length=1, max_length=256),
-        ]
-    )
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "fathom"
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(default=None, ge=1)
-
-
 async def read_body(request: Request, model: type[BodyT]) -> BodyT:
     """The JSON body as `model`; read after the caller is known, so that a stranger cannot make us buffer anything.
 

@@ -1,7 +1,7 @@
 """The Gateway as a Serve deployment: opens what the settings name, assembles the application, counts with Ray.
 
 Everything is made in the replica's constructor. In the `single` topology the retriever lives in this process, so
-that a question crosses no process at all; in `split` it is reached through a handle.
+that a question crosses no process at all, and the cross-encoders do; in `split` they are reached through handles.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.util.metrics import Counter, Histogram
 
+from services import deadline
 from services.audit.expiry import expire_texts
 from services.audit.log import SqlAuditLog, open_audit_log
 from services.audit.reading import AuditReader
 from services.catalogue import CorpusCatalogue
-from services.contracts import Retriever
+from services.contracts import PairScorer, Retriever
 from services.control_plane import open_control_plane, operator_key
 from services.embedding.counting import count_tokens
 from services.embedding.encoder import describe_encoder
@@ -31,21 +32,31 @@ from services.gateway.app import create_app
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.logs import configure
+from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, JobSubmitter, Platform
-from services.handles import RemoteIndexer, RemoteRetriever, hold_to_loopback
+from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback
 from services.models import BUILTIN
 from services.query import Steps
+from services.reranking.deployment import RayMeter
 from services.reranking.first_stage import FirstStage
+from services.reranking.local import open_scorer
+from services.reranking.served import BUILTINS
 from services.retrieval.local import open_retriever
 from services.settings import Settings
+from tenants.config import TenantConfig
 from tenants.database import Database
 from tenants.errors import FathomError
+from tenants.ids import TenantName, TenantUid
+from tenants.scope import TenantScope
 from tenants.store import CalibrationCache, KeyCache, Store
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
 _USE_FLUSH_S = 60.0
 _EXPIRY_S = 3_600.0
+_OPTIONAL_S = 1.0
+_WITHOUT = "until then the first stage's order stands"
+_NOBODY = TenantScope(TenantName("nobody"), TenantUid("t_" + "0" * 20), TenantConfig(), "")  # has the default models
 _log = logging.getLogger("fathom.gateway")
 
 
@@ -59,6 +70,8 @@ class RayMetrics:
         self._stages = Histogram(
             "fathom_stage_seconds", "Time in one stage of a question", _SECONDS, ("tenant", "stage")
         )
+        about = "Questions by what was decided about reranking"
+        self._decisions = Counter("fathom_rerank_decisions_total", about, ("tenant", "decision"))
 
     def request(self, tenant: str, route: str, status: int, seconds: float) -> None:
         """See `ports.Metrics`."""
@@ -69,11 +82,18 @@ class RayMetrics:
         """See `ports.Metrics`."""
         self._stages.observe(max(seconds, 1e-6), {"tenant": tenant, "stage": stage})
 
+    def reranked(self, tenant: str, decision: str) -> None:
+        """See `ports.Metrics`."""
+        self._decisions.inc(1, {"tenant": tenant, "decision": decision})
+
 
 @serve.deployment
 @serve.ingress()
 class Gateway:
-    """One replica of the HTTP API. `submitter` makes the job submitter from the settings."""
+    """One replica of the HTTP API. `submitter` makes the job submitter from the settings.
+
+    Without handles this process retrieves and scores itself; its models load side by side.
+    """
 
     def __init__(
         self,
@@ -81,13 +101,19 @@ class Gateway:
         indexer: DeploymentHandle,
         submitter: Callable[[Settings], JobSubmitter],
         retriever: DeploymentHandle | None = None,
+        reranker_small: DeploymentHandle | None = None,
+        reranker_large: DeploymentHandle | None = None,
     ) -> None:
         configure(settings.log_level)
         hold_to_loopback(settings.host)
-        self._platform = assemble(
-            settings, RemoteIndexer(indexer), submitter(settings), _retriever(settings, retriever)
-        )
         loop = asyncio.get_running_loop()
+        local = None if reranker_small and reranker_large else open_scorer(settings, BUILTINS, RayMeter())
+        scorer = local or RemoteScorer(reranker_small, reranker_large)
+        retrieves = RemoteRetriever(retriever) if retriever is not None else open_retriever(settings)
+        self._platform = assemble(settings, RemoteIndexer(indexer), submitter(settings), retrieves, scorer)
+        if local is not None:
+            local.wait()
+            self._aliases = loop.create_task(local.follow_aliases(settings.reranking.alias_poll_s))
         self._chores = (
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),
             loop.create_task(_every(_EXPIRY_S, partial(_expire, self._platform.store, self._platform.audit))),
@@ -99,12 +125,16 @@ class Gateway:
         return create_app(self._platform, names_answers=False)
 
 
-def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever) -> Platform:
+def assemble(
+    settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever, scorer: PairScorer
+) -> Platform:
     """The real platform: stores opened, steps chosen, gates sized."""
+    limits = RateLimits(max(1, settings.gateway.min))
+    pairs = TenantPairs(limits)
     store = open_control_plane(settings)
     audit, reader = open_audit_log(settings.audit_url), AuditReader(Database(settings.audit_url))
     steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), audit)
-    readiness = Readiness(store, audit, retriever)
+    readiness = Readiness(store, audit, retriever, scorer)
     return Platform(
         settings=settings,
         admin_key=operator_key(settings),
@@ -112,13 +142,15 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
         keys=KeyCache(store),
         calibrations=CalibrationCache(store),
         steps=steps,
+        scorer=scorer,
+        pairs=pairs,
         catalogue=CorpusCatalogue(),
         indexer=indexer,
         jobs=submitter,
         audit=reader,
         gate=FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE)),
         writes=FairGate(settings.gateway_writes, tenant_slots=max(1, settings.gateway_writes // TENANT_SHARE)),
-        limits=RateLimits(max(1, settings.gateway.min)),
+        limits=limits,
         metrics=RayMetrics(),
         components=readiness.components,
         version=version("fathom"),
@@ -129,10 +161,11 @@ def assemble(settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter
 class Readiness:
     """Asks every component; an answer is remembered for a second, so that probes cost nothing."""
 
-    def __init__(self, store: Store, audit: SqlAuditLog, retriever: Retriever) -> None:
+    def __init__(self, store: Store, audit: SqlAuditLog, retriever: Retriever, scorer: PairScorer) -> None:
         self._store = store
         self._audit = audit
         self._retriever = retriever
+        self._scorer = scorer
         self._known: tuple[float, Sequence[Component]] = (0.0, ())
 
     async def components(self) -> Sequence[Component]:
@@ -143,10 +176,20 @@ class Readiness:
                 _probe("control plane", version("sqlalchemy"), asyncio.to_thread(self._store.ping)),
                 _probe("audit log", version("sqlalchemy"), self._audit.check()),
                 _probe(f"embedder {BUILTIN}", self._embedder(), self._retriever.embed(BUILTIN, ["ready"])),
+                *(self._reranker(reference) for reference in BUILTINS),
             )
             known = [Component("gateway", version("fathom"), ready=True), *known, *_libraries()]
             self._known = (time.monotonic(), known)
         return known
+
+    async def _reranker(self, reference: str) -> Component:
+        name = f"reranker {reference}"
+        try:
+            with deadline.within(_OPTIONAL_S):
+                facts = await self._scorer.facts(_NOBODY, reference)
+        except FathomError as error:
+            return Component(name, "", ready=False, detail=f"{error.detail}; {_WITHOUT}", optional=True)
+        return Component(name, facts.revision[:12], ready=True, detail=facts.dtype, optional=True)
 
     def _embedder(self) -> str:
         return describe_encoder(BUILTIN).fingerprint[:12]
@@ -163,10 +206,6 @@ async def _probe(name: str, of_version: str, asked: Any) -> Component:
     except (FathomError, TimeoutError) as error:
         return Component(name, of_version, ready=False, detail=str(error) or "did not answer within 5 s")
     return Component(name, of_version, ready=True)
-
-
-def _retriever(settings: Settings, handle: DeploymentHandle | None) -> Retriever:
-    return RemoteRetriever(handle) if handle is not None else open_retriever(settings)
 
 
 def _expire(store: Store, audit: AuditReader) -> None:

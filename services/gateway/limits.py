@@ -94,6 +94,12 @@ def requests_policy(quotas: Quotas, replicas: int = 1) -> Policy:
     return Policy("requests", max(1, quotas.requests_per_minute // replicas))
 
 
+def pairs_policy(quotas: Quotas, replicas: int = 1) -> Policy | None:
+    """How many query-chunk pairs a minute one of `replicas` gateways lets a tenant score; None = no limit."""
+    quota = quotas.rerank_pairs_per_minute
+    return None if quota is None else Policy("rerank_pairs", max(1, quota // replicas))
+
+
 class RateLimits:
     """What each tenant has used, in this process. For one event loop: nothing here waits."""
 
@@ -115,6 +121,17 @@ class RateLimits:
         decision, after = decide(policy, self._arrivals.get((tenant, policy.name), now), now, cost)
         self._arrivals[tenant, policy.name] = after
         return decision
+
+    def left(self, tenant: str, policy: Policy) -> int:
+        """Units that would pass now."""
+        now = self._clock()
+        return decide(policy, self._arrivals.get((tenant, policy.name), now), now, cost=0)[0].remaining
+
+    def charge(self, tenant: str, policy: Policy, cost: int) -> None:
+        """Count what has been used already, also beyond the quota: until that has refilled nothing passes."""
+        now = self._clock()
+        arrival = max(self._arrivals.get((tenant, policy.name), now), now)
+        self._arrivals[tenant, policy.name] = arrival + cost * policy.window_s / policy.quota
 
     @contextmanager
     def running(self, tenant: str, quotas: Quotas) -> Iterator[None]:

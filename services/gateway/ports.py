@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from services.audit.reading import AuditReader
+from services.contracts import PairScorer
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
+from services.gateway.pairs import TenantPairs
 from services.query import Steps
 from services.settings import Settings
 from tenants.scope import TenantScope
@@ -31,12 +33,13 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One line of /readyz."""
+    """One line of /readyz. What is `optional` is worth having: the platform answers without it, and says so."""
 
     name: str
     version: str
     ready: bool
     detail: str = ""
+    optional: bool = False
 
 
 class Indexer(Protocol):
@@ -112,13 +115,18 @@ class Metrics(Protocol):
         """One stage of one question took so long."""
         ...
 
+    def reranked(self, tenant: str, decision: str) -> None:
+        """What was decided about reranking for one question."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Platform:
     """Everything one gateway needs. `admin_key` opens /admin and, as the operator, every tenant.
 
     `gate` shares what reads (questions, the catalogue), `writes` what changes an index; `doors` are the threads that
-    look keys up, so that nobody's long work in the common ones keeps a caller waiting at the door.
+    look keys up, so that nobody's long work in the common ones keeps a caller waiting at the door. `pairs` are the
+    tenants' quotas of what `scorer` does.
     """
 
     settings: Settings
@@ -127,6 +135,8 @@ class Platform:
     keys: KeyCache
     calibrations: CalibrationCache
     steps: Steps
+    scorer: PairScorer
+    pairs: TenantPairs
     catalogue: Catalogue
     indexer: Indexer
     jobs: JobSubmitter

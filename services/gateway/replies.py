@@ -348,10 +348,11 @@ class ComponentReply(Reply):
     version: str
     ready: bool
     detail: str
+    optional: bool
 
 
 class Readiness(Reply):
-    """`ready` when every component is."""
+    """`ready` when every component is that is not optional."""
 
     ready: bool
     components: list[ComponentReply]
@@ -362,43 +363,3 @@ class Liveness(Reply):
 
     status: Literal["ok"]
     version: str
-
-
-class Model(Reply):
-    """OpenAI's model object."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class Models(Reply):
-    """OpenAI's list."""
-
-    object: Literal["list"]
-    data: list[Model]
-
-
-class Embedding(Reply):
-    """`embedding` is a list of floats or base64 of little-endian float32."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingUsage(Reply):
-    """Tokens read."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class Embeddings(Reply):
-    """OpenAI's answer to `POST …/embeddings`."""
-
-    object: Literal["list"]
-    data: list[Embedding]
-    model: str
-    usage: EmbeddingUsage

@@ -231,4 +231,4 @@ def _leased(slot: _Slot) -> bool:
 
 
 def _languages(reference: str, facts: CrossEncoderFacts) -> tuple[str, ...]:
-    return BUILTIN_LANGUAGES if reference in BUILTINS else facts.languages
+    return facts.languages or (BUILTIN_LANGUAGES if reference in BUILTINS else ())

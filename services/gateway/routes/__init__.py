@@ -1,1 +1,1 @@
-"""Routes by family: health, native, documents, jobs, openai, admin."""
+"""Routes by family: health, native, documents, jobs, openai, cohere, admin."""

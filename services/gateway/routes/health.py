@@ -25,14 +25,17 @@ async def live(request: Request) -> Response:
 @router.get(
     "/readyz",
     responses={
-        200: {"model": replies.Readiness, "description": "Every component is ready"},
-        503: {"model": replies.Readiness, "description": "At least one component is not ready"},
+        200: {"model": replies.Readiness, "description": "Every component is ready that is not optional"},
+        503: {
+            "model": replies.Readiness,
+            "description": "A component is not ready, and it is not optional",
+        },
     },
 )
 async def ready(request: Request) -> Response:
     """Every component with its version, one a line."""
     components = await platform_of(request).components()
-    up = all(component.ready for component in components)
+    up = all(component.ready or component.optional for component in components)
     return Response(lines(up, components), 200 if up else 503, None if up else {"Retry-After": "1"}, JSON)
 
 

@@ -131,3 +131,4 @@ async def _events(question: Question, platform: Platform, access: Access) -> Asy
 def _observe(platform: Platform, scope: TenantScope, result: Any) -> None:
     for stage, spent_ms in result["timings_ms"].items():
         platform.metrics.stage(scope.tenant, stage, spent_ms / 1000)
+    platform.metrics.reranked(scope.tenant, result["rerank"]["decision"])

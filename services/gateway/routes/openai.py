@@ -12,7 +12,7 @@ from fastapi.responses import Response
 
 from services import deadline
 from services.contracts import Float32
-from services.gateway import bodies, replies
+from services.gateway import bodies, vendors
 from services.gateway.admission import admitted, counted
 from services.gateway.auth import Access, may, platform_of
 from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
@@ -27,7 +27,7 @@ PART_CHARS = 8_192
 CHARS_OF_A_QUESTION = 512  # texts of so many characters cost the platform about what one question does
 
 
-@router.get("/models", responses=answers(replies.Models, errors=TENANT_ERRORS, openai=True))
+@router.get("/models", responses=answers(vendors.Models, errors=TENANT_ERRORS, openai=True))
 async def list_models(request: Request, access: Asker) -> Response:
     """What `model` may name on the OpenAI routes of this tenant."""
     counted(platform_of(request), access, request)
@@ -39,14 +39,14 @@ async def list_models(request: Request, access: Asker) -> Response:
 
 @router.post(
     "/embeddings",
-    responses=answers(replies.Embeddings, errors=TENANT_ERRORS, openai=True),
-    openapi_extra=accepts(bodies.EmbeddingsBody),
+    responses=answers(vendors.Embeddings, errors=TENANT_ERRORS, openai=True),
+    openapi_extra=accepts(vendors.EmbeddingsBody),
 )
 async def embed(request: Request, access: Asker) -> Response:
     """Unit vectors by the tenant's embedder; `fathom` names it too."""
     platform = platform_of(request)
     counted(platform, access, request)
-    body = await bodies.read_body(request, bodies.EmbeddingsBody)
+    body = await bodies.read_body(request, vendors.EmbeddingsBody)
     texts = [body.input] if isinstance(body.input, str) else body.input
     own = access.scope.config.embedder
     if body.model not in (FATHOM, own):

@@ -17,6 +17,7 @@ from services.evidence.extract import ExtractiveAnswerer
 from services.gateway.app import create_app
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
+from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, Platform, Upload
 from services.query import Steps
 from services.reranking.first_stage import FirstStage
@@ -156,12 +157,16 @@ class CountedMetrics:
 
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     stages: list[tuple[str, str]] = field(default_factory=list)
+    decisions: list[tuple[str, str]] = field(default_factory=list)
 
     def request(self, tenant: str, route: str, status: int, seconds: float) -> None:
         self.requests.append((tenant, route, status))
 
     def stage(self, tenant: str, stage: str, seconds: float) -> None:
         self.stages.append((tenant, stage))
+
+    def reranked(self, tenant: str, decision: str) -> None:
+        self.decisions.append((tenant, decision))
 
 
 @dataclass
@@ -172,6 +177,7 @@ class World:
     corpus: MemoryCorpus
     jobs: RecordedJobs
     metrics: CountedMetrics
+    scorer: fakes.FakeScorer
     client: httpx.AsyncClient
     ready: bool = True
 
@@ -216,7 +222,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     settings = settings_for(tmp_path)
     store = open_store(settings.control_url, pepper=b"a pepper of the tests, 32 bytes!")
     audit, corpus, jobs, metrics = open_audit_log(settings.audit_url), MemoryCorpus(), RecordedJobs(), CountedMetrics()
-    reading = Database(settings.audit_url)
+    reading, scorer, limits = Database(settings.audit_url), fakes.FakeScorer(), RateLimits()
     held: list[World] = []
 
     async def components() -> Sequence[Component]:
@@ -232,13 +238,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         calibrations=CalibrationCache(store),
         keys=KeyCache(store, ttl_s=0.05),
         steps=Steps(corpus, FirstStage(), ExtractiveAnswerer(corpus), audit),
+        scorer=scorer,
+        pairs=TenantPairs(limits),
         catalogue=corpus,
         indexer=corpus,
         jobs=jobs,
         audit=AuditReader(reading),
         gate=FairGate(settings.gateway_slots),
         writes=FairGate(settings.gateway_writes),
-        limits=RateLimits(),
+        limits=limits,
         metrics=metrics,
         components=components,
         version="0.1.0",
@@ -246,7 +254,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     )
     transport = httpx.ASGITransport(create_app(platform), raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        held.append(World(platform, corpus, jobs, metrics, client))
+        held.append(World(platform, corpus, jobs, metrics, scorer, client))
         yield held[0]
     audit.close()
     reading.close()
