@@ -27,6 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
+from tenants.scope import TenantScope
+
 Float64 = npt.NDArray[np.float64]
 
 DELTA = 0.1
@@ -88,6 +90,14 @@ class Certificate:
         """What `to_json` wrote."""
         known = {name: value[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, "conditions": Conditions(**value["conditions"])})
+
+
+def conditions_of(scope: TenantScope, models: Mapping[str, str]) -> Conditions:
+    """What holds now: these models on the scope's pinned version."""
+    release = scope.release
+    if release is None:
+        return Conditions(models)
+    return Conditions(models, release.fingerprint, release.chunks, int(release.profile.get("turnover", 0)))
 
 
 def group_of(criticality: str, language: str) -> str:
