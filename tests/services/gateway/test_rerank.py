@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import cohere
 import httpx
@@ -125,7 +125,7 @@ async def test_only_a_key_of_the_tenant_opens_it(world) -> None:
 
 
 @pytest.fixture
-def through(world) -> Iterator[httpx.Client]:
+async def through(world) -> AsyncIterator[httpx.Client]:
     """An HTTP client for foreign libraries: what it sends goes through the application, in this event loop."""
     loop = asyncio.get_running_loop()
 
