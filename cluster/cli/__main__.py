@@ -19,7 +19,7 @@ from cluster.cli import (
     platform_verbs,
     tenant_verbs,
 )
-from cluster.cli.output import FAILURE, USAGE, report_error
+from cluster.cli.output import FAILURE, USAGE, report_error, reserve_stdout
 from tenants.errors import Cancelled, FathomError, InvalidInput
 
 CANCELLED = 130
@@ -73,6 +73,8 @@ def _unexpected(error: Exception) -> FathomError:
 
 def main() -> None:
     """The console script."""
+    if "--json" in sys.argv and "--help" not in sys.argv:
+        reserve_stdout()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -7,10 +7,11 @@ Exit codes: 0 success, 1 failure, 2 wrong use, 130 cancelled by Ctrl-C.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -56,10 +57,24 @@ class Output:
         Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
+_reserved: list[TextIO] = []
+
+
+def reserve_stdout() -> None:
+    """From here on only `write_json` reaches this process's stdout; what a library prints there goes to stderr.
+
+    By file descriptors, since native code and Ray's workers print without asking Python. For the console script.
+    """
+    sys.stdout.flush()
+    _reserved.append(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+
+
 def write_json(document: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
-    sys.stdout.flush()
+    out = _reserved[-1] if _reserved else sys.stdout
+    out.write(json.dumps(document, ensure_ascii=False, indent=2, default=str) + "\n")
+    out.flush()
 
 
 def report_error(error: FathomError, *, as_json: bool) -> int:

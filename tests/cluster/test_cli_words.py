@@ -190,3 +190,13 @@ def test_a_defect_is_a_sentence_and_a_trace_in_a_file(here, monkeypatch):
     assert code == 1
     path = re.search(r"the trace is in (\S+?):", err).group(1)
     assert "ZeroDivisionError: boom" in Path(path).read_text()
+
+
+def test_json_is_alone_on_stdout_whoever_else_prints_there():
+    program = (
+        "import os, subprocess; from cluster.cli.output import reserve_stdout, write_json; reserve_stdout(); "
+        "print('python'); os.write(1, b'native\\n'); subprocess.run(['echo', 'child']); write_json({'a': 'ä'})"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == {"a": "ä"}
+    assert set(ran.stderr.split()) == {"python", "native", "child"}
