@@ -1,6 +1,7 @@
-"""A BERT or RoBERTa folder → an OpenVINO graph from token ids to unit vectors, built straight from the weights.
+"""BERT's and RoBERTa's weights → OpenVINO graphs: `BertGraph` reads a text and gives its unit vector.
 
-Needs neither torch nor transformers. With a plan, the products named in it run on int8; all else stays float.
+Needs neither torch nor transformers. With a plan, the products named in it run on int8; all else stays float. What
+a graph makes of the last layer is a subclass's: the cross-encoders' is `services/reranking/graph.py`.
 
 Input  input_ids (b, length) int64, attention_mask (b, length) int64, 1 = token, padding on the right.
 Output vector (b, d) float32 unit rows. Layer (Devlin et al. 2018, post-norm): x ← LN(x + O·softmax(QKᵀ/√h)V),
@@ -10,6 +11,7 @@ x ← LN(x + D·gelu(U·x)). Mean pooling is Σ mask·x; the division by Σ mask
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +80,14 @@ class Layer:
 
 def supports(folder: Path, recipe: Recipe) -> bool:
     """Whether this module can build the folder's architecture and pooling."""
+    return recipe.pooling in ("mean", "cls") and has_trunk(folder)
+
+
+def has_trunk(folder: Path) -> bool:
+    """Whether `BertTrunk` knows the folder's architecture and number types."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     return (
         config.get("model_type") in FIRST_POSITION
-        and recipe.pooling in ("mean", "cls")
         and config.get("hidden_act") in ACTIVATIONS
         and config.get("position_embedding_type", "absolute") == "absolute"
         and not config.get("is_decoder")
@@ -89,17 +95,21 @@ def supports(folder: Path, recipe: Recipe) -> bool:
     )
 
 
-class BertGraph:
-    """The folder's weights and how they connect."""
+class BertTrunk(ABC):
+    """Embeddings and layers; a subclass says what the inputs are and what is read out of the last hidden states.
 
-    def __init__(self, folder: Path, recipe: Recipe) -> None:
-        self._config = json.loads((folder / "config.json").read_text("utf-8"))
-        self._weights = _weights(folder)
-        self._recipe = recipe
-        self.layers = tuple(self._layer(number) for number in range(self._config["num_hidden_layers"]))
+    `config` is the folder's config.json; `weights` are float32 by their names without `bert.` or `roberta.`.
+    """
+
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
+
+    def __init__(self, config: Mapping[str, Any], weights: Weights) -> None:
+        self._config = config
+        self._weights = weights
+        self.layers = tuple(self._layer(number) for number in range(config["num_hidden_layers"]))
 
     def model(self, plan: Plan | None = None) -> Any:
-        """The `openvino.Model` with one output, `vector`."""
+        """The `openvino.Model` with one output."""
         return self._connected(plan or {})[0]
 
     def tapped(self) -> tuple[Any, tuple[str, ...]]:
@@ -108,52 +118,61 @@ class BertGraph:
         model.add_outputs([node.output(0) for node in taps.values()])
         return model, tuple(taps)
 
-    def _connected(self, plan: Plan) -> tuple[Any, dict[str, Any]]:
-        ids = _parameter("input_ids")
-        mask = _parameter("attention_mask")
-        kept = ops.convert(mask, openvino.Type.f32)
-        penalty = ops.multiply(ops.subtract(kept, _const(np.float32(1))), _const(np.float32(MASKED)))
-        penalty = ops.unsqueeze(penalty, _ints([1, 2]))
-        taps: dict[str, Any] = {}
-        hidden = self._embedded(ids)
-        for number, layer in enumerate(self.layers):
-            hidden = self._through(layer, f"encoder.layer.{number}.", hidden, penalty, plan, taps)
-        vector = ops.normalize_l2(self._pooled(hidden, kept), _ints([1]), NORM_FLOOR**2, "max")
-        vector.output(0).set_names({"vector"})
-        return openvino.Model([ops.result(vector)], [ids, mask], "encoder"), taps
+    @abstractmethod
+    def _placed(self, inputs: Mapping[str, Any]) -> Any:
+        """The embeddings of positions and token types, (1 or b, length, d)."""
 
-    def _embedded(self, ids: Any) -> Any:
+    @abstractmethod
+    def _read_out(self, hidden: Any, kept: Any) -> Any:
+        """The named output; `kept` (b, length) float is 1 for a token."""
+
+    def _connected(self, plan: Plan) -> tuple[Any, dict[str, Any]]:
+        inputs = {name: _parameter(name) for name in self.inputs}
+        kept = ops.convert(inputs["attention_mask"], openvino.Type.f32)
+        penalty = ops.multiply(ops.subtract(kept, const(np.float32(1))), const(np.float32(MASKED)))
+        penalty = ops.unsqueeze(penalty, ints([1, 2]))
+        taps: dict[str, Any] = {}
+        hidden = self._embedded(inputs)
+        for number in range(len(self.layers)):
+            hidden = self._through(number, hidden, penalty, plan, taps)
+        output = ops.result(self._read_out(hidden, kept))
+        return openvino.Model([output], list(inputs.values()), "encoder"), taps
+
+    def _embedded(self, inputs: Mapping[str, Any]) -> Any:
+        words = ops.gather(const(self._weights["embeddings.word_embeddings.weight"]), inputs["input_ids"], ints(0))
+        return self._normed(ops.add(words, self._placed(inputs)), "embeddings.LayerNorm")
+
+    def _places(self, token_type: int) -> Float32:
+        """(positions, d): what a token of this type gets by its place."""
         first = FIRST_POSITION[self._config["model_type"]]
         places = self._weights["embeddings.position_embeddings.weight"][first:]
-        places = places + self._weights["embeddings.token_type_embeddings.weight"][0]
-        length = ops.gather(ops.shape_of(ids), _ints([1]), _ints(0))
-        positions = ops.slice(_const(places), _ints([0]), length, _ints([1]), _ints([0]))
-        words = ops.gather(_const(self._weights["embeddings.word_embeddings.weight"]), ids, _ints(0))
-        return self._normed(ops.add(words, ops.unsqueeze(positions, _ints(0))), "embeddings.LayerNorm")
+        placed: Float32 = places + self._weights["embeddings.token_type_embeddings.weight"][token_type]
+        return placed
 
-    def _through(self, layer: Layer, name: str, x: Any, penalty: Any, plan: Plan, taps: dict[str, Any]) -> Any:
+    def _through(self, number: int, x: Any, penalty: Any, plan: Plan, taps: dict[str, Any]) -> Any:
+        layer, name = self.layers[number], f"encoder.layer.{number}."
         heads = self._heads()
-        query, key, value = _products(x, layer.attention, plan, taps)
+        asking = self._asking(number, x)
+        query, key, value = _attended(asking, x, layer.attention, plan, taps)
         scores = ops.matmul(_split(query, heads, (0, 2, 1, 3)), _split(key, heads, (0, 2, 3, 1)), False, False)
         shares = ops.softmax(ops.add(scores, penalty), -1)
         context = ops.matmul(shares, _split(value, heads, (0, 2, 1, 3)), False, False)
-        context = ops.reshape(ops.transpose(context, _ints([0, 2, 1, 3])), _ints([0, 0, heads[0] * heads[1]]), True)
+        context = ops.reshape(ops.transpose(context, ints([0, 2, 1, 3])), ints([0, 0, heads[0] * heads[1]]), True)
         (attended,) = _products(context, (layer.output,), plan, taps)
-        x = self._normed(ops.add(attended, x), name + "attention.output.LayerNorm")
+        x = self._normed(ops.add(attended, asking), name + "attention.output.LayerNorm")
         (wide,) = _products(x, (layer.up,), plan, taps)
         wide = ops.gelu(wide, ACTIVATIONS[self._config["hidden_act"]])
         (narrow,) = _products(wide, (layer.down,), plan, taps)
         return self._normed(ops.add(narrow, x), name + "output.LayerNorm")
 
-    def _normed(self, x: Any, name: str) -> Any:
-        centred = ops.mvn(x, _ints([-1]), True, float(self._config["layer_norm_eps"]), "inside_sqrt")
-        scaled = ops.multiply(centred, _const(self._weights[name + ".weight"]))
-        return ops.add(scaled, _const(self._weights[name + ".bias"]))
+    def _asking(self, number: int, x: Any) -> Any:
+        """The rows of `x` (b, length, d) that layer `number` computes; all of them attend to all."""
+        return x
 
-    def _pooled(self, hidden: Any, kept: Any) -> Any:
-        if self._recipe.pooling == "cls":
-            return ops.gather(hidden, _ints(0), _ints(1))
-        return ops.reduce_sum(ops.multiply(hidden, ops.unsqueeze(kept, _ints(2))), _ints([1]))
+    def _normed(self, x: Any, name: str) -> Any:
+        centred = ops.mvn(x, ints([-1]), True, float(self._config["layer_norm_eps"]), "inside_sqrt")
+        scaled = ops.multiply(centred, const(self._weights[name + ".weight"]))
+        return ops.add(scaled, const(self._weights[name + ".bias"]))
 
     def _heads(self) -> tuple[int, int]:
         heads = int(self._config["num_attention_heads"])
@@ -177,10 +196,46 @@ class BertGraph:
         return Product(key, self._weights[name + ".weight"], self._weights[name + ".bias"])
 
 
+class BertGraph(BertTrunk):
+    """An embedder's folder: every token of type 0, and the hidden states pooled to one unit vector."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        super().__init__(config, read_weights(folder))
+        self._recipe = recipe
+
+    def _placed(self, inputs: Mapping[str, Any]) -> Any:
+        return ops.unsqueeze(up_to_length(const(self._places(0)), inputs["input_ids"]), ints(0))
+
+    def _read_out(self, hidden: Any, kept: Any) -> Any:
+        vector = ops.normalize_l2(self._pooled(hidden, kept), ints([1]), NORM_FLOOR**2, "max")
+        vector.output(0).set_names({"vector"})
+        return vector
+
+    def _pooled(self, hidden: Any, kept: Any) -> Any:
+        if self._recipe.pooling == "cls":
+            return ops.gather(hidden, ints(0), ints(1))
+        return ops.reduce_sum(ops.multiply(hidden, ops.unsqueeze(kept, ints(2))), ints([1]))
+
+
 def quantised_weight(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
     """(n, k) float32 → int8 (n, k) and its scale (n, 1) float32: symmetric, one scale an output channel."""
     scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / 127, np.finfo(np.float32).tiny).astype(np.float32)
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+
+
+def up_to_length(table: Any, ids: Any) -> Any:
+    """The first rows of `table`, as many as `ids` (b, length) is long."""
+    length = ops.gather(ops.shape_of(ids), ints([1]), ints(0))
+    return ops.slice(table, ints([0]), length, ints([1]), ints([0]))
+
+
+def _attended(asking: Any, x: Any, parts: tuple[Product, Product, Product], plan: Plan, taps: dict[str, Any]) -> Any:
+    """Query of `asking`, key and value of `x`; in int8 the two share one scale."""
+    if asking is x:
+        return _products(x, parts, plan, taps)
+    (query,) = _products(asking, parts[:1], plan, taps)
+    return (query, *_products(x, parts[1:], plan, taps))
 
 
 def _products(x: Any, products: tuple[Product, ...], plan: Plan, taps: dict[str, Any]) -> list[Any]:
@@ -188,24 +243,24 @@ def _products(x: Any, products: tuple[Product, ...], plan: Plan, taps: dict[str,
     taps[key] = x
     scale = plan.get(key)
     if scale is not None:
-        low, high = _const(np.float32(scale.low)), _const(np.float32(scale.high))
-        smoothed = ops.multiply(x, _const((1 / scale.smooth).reshape(1, 1, -1)))
+        low, high = const(np.float32(scale.low)), const(np.float32(scale.high))
+        smoothed = ops.multiply(x, const((1 / scale.smooth).reshape(1, 1, -1)))
         x = ops.fake_quantize(smoothed, low, high, low, high, 256)
     return [
-        ops.add(ops.matmul(x, _weight(part.weight, scale), False, True), _const(part.bias.reshape(1, 1, -1)))
+        ops.add(ops.matmul(x, _weight(part.weight, scale), False, True), const(part.bias.reshape(1, 1, -1)))
         for part in products
     ]
 
 
 def _weight(weight: Float32, scale: InputScale | None) -> Any:
     if scale is None:
-        return _const(weight)
+        return const(weight)
     whole, step = quantised_weight(weight * scale.smooth)
-    return ops.multiply(ops.convert(_const(whole), openvino.Type.f32), _const(step))
+    return ops.multiply(ops.convert(const(whole), openvino.Type.f32), const(step))
 
 
 def _split(x: Any, heads: tuple[int, int], order: tuple[int, ...]) -> Any:
-    return ops.transpose(ops.reshape(x, _ints([0, 0, *heads]), True), _ints(list(order)))
+    return ops.transpose(ops.reshape(x, ints([0, 0, *heads]), True), ints(list(order)))
 
 
 def _parameter(name: str) -> Any:
@@ -214,18 +269,21 @@ def _parameter(name: str) -> Any:
     return node
 
 
-def _const(value: Any) -> Any:
+def const(value: Any) -> Any:
+    """A constant; float64 becomes float32."""
     array = np.asarray(value)
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     return ops.constant(array if array.ndim == 0 else np.ascontiguousarray(array))
 
 
-def _ints(value: int | list[int]) -> Any:
-    return _const(np.asarray(value, np.int64))
+def ints(value: int | list[int]) -> Any:
+    """An int64 constant."""
+    return const(np.asarray(value, np.int64))
 
 
-def _weights(folder: Path) -> dict[str, Float32]:
+def read_weights(folder: Path) -> dict[str, Float32]:
+    """Every tensor of `folder`'s safetensors files as float32, by its name without `bert.` or `roberta.`."""
     found: dict[str, Float32] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(str(file), "np") as tensors:

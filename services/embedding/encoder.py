@@ -162,7 +162,7 @@ def load_encoder(
 def _engine(info: EncoderInfo, cache_dir: Path, threads: int | None, device: str) -> Engine:
     if device not in ("auto", "cpu", "cuda"):
         raise InvalidInput.field("/device", f"{device} is no device; choose auto, cpu or cuda")
-    if device == "cuda" or (device == "auto" and _gpu_here()):
+    if device == "cuda" or (device == "auto" and gpu_here()):
         return _torch_engine(info, "cuda", threads)
     try:
         graph = graph_path(info.folder, info.recipe, cpu_precision(), cache_dir)
@@ -182,7 +182,8 @@ def _torch_engine(info: EncoderInfo, device: str, threads: int | None) -> Engine
     return TorchEngine(info.folder.path, info.recipe, device, threads)
 
 
-def _gpu_here() -> bool:
+def gpu_here() -> bool:
+    """Whether torch can compute on a GPU here; asks torch only on a machine that has one."""
     if not any(Path(node).exists() for node in GPU_NODES):
         return False  # spares a machine without a GPU the seconds that importing torch takes
     from services.embedding.torch_engine import gpu_available

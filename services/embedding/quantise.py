@@ -13,7 +13,7 @@ node that builds from the same weights gets the same graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
-from services.embedding.bert import BertGraph, InputScale, Product, quantised_weight
-from services.embedding.tokens import Batch, WindowTokenizer, batches
+from services.embedding.bert import BertTrunk, InputScale, Product, quantised_weight
+from services.embedding.tokens import WindowTokenizer, batches
 
 Float32 = npt.NDArray[np.float32]
+Sample = Mapping[str, npt.NDArray[np.int64]]  # a graph's inputs by name
 
 CALIBRATION_FILE = Path(__file__).with_name("calibration.txt")
 HEADROOM = 1.1  # an outlier channel may exceed what the calibration text showed by this factor
@@ -33,14 +34,19 @@ JUDGED_TOKENS = 300  # per product
 SIGNIFICANT_DIGITS = 3  # of scales: a last-bit difference between processors must not change the graph
 
 
-def calibration_batches(tokenizer_json: str, max_tokens: int) -> list[Batch]:
-    """One batch a passage, without padding: padded positions would spoil the ranges."""
-    passages = CALIBRATION_FILE.read_text("utf-8").strip().split("\n\n")
-    windows = WindowTokenizer(tokenizer_json, max_tokens).windows(passages)
-    return list(batches(windows, budget_tokens=1, multiple=1, pad_id=0))
+def calibration_passages() -> list[str]:
+    """The project's own text, a paragraph each."""
+    return CALIBRATION_FILE.read_text("utf-8").strip().split("\n\n")
 
 
-def int8_plan(bert: BertGraph, samples: list[Batch]) -> dict[str, InputScale]:
+def calibration_samples(tokenizer_json: str, max_tokens: int) -> list[Sample]:
+    """One sample a passage, without padding: padded positions would spoil the ranges."""
+    windows = WindowTokenizer(tokenizer_json, max_tokens).windows(calibration_passages())
+    ordered = batches(windows, budget_tokens=1, multiple=1, pad_id=0)
+    return [{"input_ids": batch.ids, "attention_mask": batch.mask} for batch in ordered]
+
+
+def int8_plan(bert: BertTrunk, samples: Sequence[Sample]) -> dict[str, InputScale]:
     """The input scale of every product of `bert`, by its key."""
     halves = (_inputs(bert, samples[::2]), _inputs(bert, samples[1::2]))
     plan: dict[str, InputScale] = {}
@@ -76,9 +82,9 @@ def scale_at(threshold: float, peaks: Float32, floor: float) -> InputScale:
     return InputScale(smooth, -below * step, (255 - below) * step)
 
 
-def agreement(graph: Any, other: Any, samples: list[Batch]) -> float:
+def agreement(graph: Any, other: Any, samples: Sequence[Sample]) -> float:
     """Mean cosine similarity of the two graphs' unit vectors over `samples`, in [-1, 1]; computed in fp32."""
-    pairs = zip(_outputs(graph, samples), _outputs(other, samples), strict=True)
+    pairs = zip(outputs(graph, samples), outputs(other, samples), strict=True)
     return float(np.mean([np.sum(left[0] * right[0], axis=-1).mean() for left, right in pairs]))
 
 
@@ -90,19 +96,20 @@ def _error(product: Product, inputs: Float32, exact: Float32, scale: InputScale)
     return float(np.square(approximate - exact).sum())
 
 
-def _inputs(bert: BertGraph, samples: list[Batch]) -> dict[str, Float32]:
+def _inputs(bert: BertTrunk, samples: Sequence[Sample]) -> dict[str, Float32]:
     model, keys = bert.tapped()
     collected: dict[str, list[Float32]] = {key: [] for key in keys}
-    for outputs in _outputs(model, samples):
-        for key, values in zip(keys, outputs[1:], strict=True):
+    for results in outputs(model, samples):
+        for key, values in zip(keys, results[1:], strict=True):
             collected[key].append(values.reshape(-1, values.shape[-1]))
     return {key: np.concatenate(parts) for key, parts in collected.items()}
 
 
-def _outputs(graph: Any, samples: list[Batch]) -> Iterator[list[Float32]]:
+def outputs(graph: Any, samples: Sequence[Sample]) -> Iterator[list[Float32]]:
+    """What `graph` gives for each sample, every output in order; computed in fp32."""
     compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for sample in samples:
-        results = compiled({"input_ids": sample.ids, "attention_mask": sample.mask})
+        results = compiled(dict(sample))
         yield [np.array(results[port], np.float32) for port in compiled.outputs]
 
 

@@ -36,6 +36,11 @@ class Batch:
     ids: Int64
     mask: Int64
 
+    @property
+    def inputs(self) -> tuple[Int64, ...]:
+        """What a graph is fed, in its order."""
+        return (self.ids, self.mask)
+
 
 class WindowTokenizer:
     """A tokenizer that cuts texts into windows of at most `max_tokens`, special tokens included. Thread-safe."""

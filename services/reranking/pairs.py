@@ -62,6 +62,11 @@ class PairBatch:
     mask: Int64
     types: Int64
 
+    @property
+    def inputs(self) -> tuple[Int64, ...]:
+        """What a graph is fed, in its order."""
+        return (self.ids, self.mask, self.types)
+
 
 @dataclass(frozen=True, slots=True)
 class _Template:
