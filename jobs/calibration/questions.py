@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
-from jobs.evaluation.datasets import Dataset
+from jobs.evaluation.datasets import Dataset, load_dataset
+from services.audit.log import open_audit_log
+from services.audit.reading import AuditReader
+from services.settings import Settings
+from tenants.database import Database
+from tenants.errors import InvalidInput
+from tenants.records import Owner
 
 LIMIT = 4_000  # newest questions of the audit; more would certify nothing better
 
@@ -60,3 +67,15 @@ def from_audit(records: Iterable[Mapping[str, Any]], limit: int = LIMIT) -> Ques
 def _distinct(asked: Iterable[Asked]) -> tuple[Asked, ...]:
     # A question that stands on both sides of the split would be certified on what it was fitted to.
     return tuple({" ".join(one.text.lower().split()): one for one in asked}.values())
+
+
+def read_questions(settings: Settings, tenant: Owner, queries: Path | None, qrels: Path | None) -> Questions:
+    """Of both files, or without them of the tenant's own audit. Raises `InvalidInput` for one file alone."""
+    if (queries is None) != (qrels is None):
+        raise InvalidInput(
+            "--queries and --qrels belong together; give both, or neither for the questions of the audit"
+        )
+    if queries is not None and qrels is not None:
+        return labelled(load_dataset(queries, qrels))
+    open_audit_log(settings.audit_url)  # makes its tables where nothing was ever asked
+    return from_audit(AuditReader(Database(settings.audit_url)).export(tenant.uid))

@@ -47,11 +47,14 @@ class Calibration:
 
     def probability(self, logits: npt.ArrayLike) -> Float32:
         """Same shape, float32 in (0, 1), never falling in the logit; NaN stays NaN."""
-        return _sigmoid(_design(np.asarray(logits, np.float64)) @ self._weights()).astype(np.float32)
+        return _sigmoid(self.log_odds(logits)).astype(np.float32)
 
     def log_odds(self, logits: npt.ArrayLike) -> Float64:
         """Same shape, float64: the logit of `probability`, without its rounding."""
-        value: Float64 = _design(np.asarray(logits, np.float64)) @ self._weights()
+        z = np.asarray(logits, np.float64)
+        softplus = _softplus(z)
+        # Element by element, not by BLAS, whose sums depend on the machine's threads.
+        value: Float64 = self.low * (z - softplus) + self.high * softplus + self.bias
         return value
 
     def to_json(self) -> dict[str, Any]:
@@ -62,9 +65,6 @@ class Calibration:
     def from_json(cls, value: Mapping[str, Any] | None) -> Calibration:
         """What `to_json` wrote; None is plain σ."""
         return cls(**value) if value else cls()
-
-    def _weights(self) -> Float64:
-        return np.array([self.low, self.high, self.bias])
 
 
 def fit_calibration(
@@ -150,8 +150,13 @@ def log_loss(probability: Float64, labels: Float64, weights: Float64) -> float:
 
 def _design(z: Float64) -> Float64:
     """(…, 3): log σ(z), log(1 + e^z), 1."""
-    softplus = np.logaddexp(0.0, z)
+    softplus = _softplus(z)
     return np.stack([z - softplus, softplus, np.ones_like(z)], axis=-1)
+
+
+def _softplus(z: Float64) -> Float64:
+    value: Float64 = np.maximum(z, 0.0) + np.log1p(np.exp(-np.abs(z)))
+    return value
 
 
 def _fit(design: Float64, y: Float64, w: Float64, prior: Calibration) -> Float64:

@@ -1,0 +1,81 @@
+"""`python -m jobs.calibration --tenant acme`: fit and certify a tenant's adaptive reranking with a Ray Data job.
+
+The same entrypoint under `ray job submit --working-dir . -- python -m jobs.calibration …`. With `--json` stdout holds
+one JSON document and nothing else; progress goes to stderr as plain lines. Exit codes: 0 done (also with too few
+questions: the report says so), 1 failed or cancelled, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jobs.calibration.job import calibrate
+from jobs.calibration.pipeline import collect
+from jobs.calibration.progress import Pace, Paced
+from jobs.calibration.questions import read_questions
+from services.control_plane import open_control_plane
+from services.settings import load_settings
+from tenants.errors import FathomError
+from tenants.ids import tenant_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one calibration to its end."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        report = _run(options)
+    except FathomError as error:
+        return _fail(options, error.code, error.detail)
+    except KeyboardInterrupt:
+        return _fail(options, "cancelled", "the calibration was interrupted; nothing was stored")
+    print(json.dumps(report) if options.json else report["message"])  # noqa: T201 - the result is the output
+    return 0
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    settings = load_settings(data_dir=options.data_dir)
+    store = open_control_plane(settings)
+    try:
+        tenant = store.get_tenant(tenant_name(options.tenant))
+        questions = read_questions(settings, tenant, options.queries, options.qrels).first(options.limit)
+        scope = store.scope_of(tenant, settings.root)
+        return calibrate(questions, scope, store, settings, collect, Paced(_show))
+    finally:
+        store.close()
+
+
+def _show(pace: Pace) -> None:
+    print(pace, file=sys.stderr)  # noqa: T201 - progress of a command
+
+
+def _fail(options: argparse.Namespace, code: str, detail: str) -> int:
+    if options.json:
+        print(json.dumps({"error": {"code": code, "detail": detail}}))  # noqa: T201 - the result is the output
+    print(detail, file=sys.stderr)  # noqa: T201 - the command's error
+    return 1
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.calibration", description="Certify a tenant's reranking.")
+    parser.add_argument("--tenant", required=True)
+    parser.add_argument("--queries", type=Path, help="JSONL: _id, text; default: the questions of the audit")
+    parser.add_argument("--qrels", type=Path, help="TSV: query-id, corpus-id, score")
+    parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--data-dir", help="the platform's data dir; default FATHOM_DATA_DIR or ./.fathom")
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
