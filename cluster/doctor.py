@@ -17,6 +17,7 @@ from typing import Any
 from cluster.platform import read_record
 from cluster.ports import is_free
 from cluster.processes import members
+from services.reranking.served import BUILTINS
 from services.settings import Settings, setting_sources
 from tenants.errors import FathomError
 
@@ -50,6 +51,8 @@ def examine(settings: Settings, config: Path | None = None, **flags: Any) -> dic
         _cpu(),
         _gpu(),
         _embedder(),
+        *(_reranker(reference) for reference in BUILTINS),
+        _redis(settings),
         _haproxy(settings),
         _remains(settings),
     ]
@@ -153,6 +156,34 @@ def _embedder() -> Check:
     if spec is None:
         return Check("embedder", False, "the built-in embedder is not installed; run `make setup`")
     return Check("embedder", True, "built in: all-MiniLM-L6-v2")
+
+
+def _reranker(reference: str) -> Check:
+    """One that is absent stands in nobody's way: the platform answers in the first stage's order and says so."""
+    from services.models import locate
+
+    try:
+        found = locate(reference)
+    except FathomError as error:
+        return Check(f"reranker {reference}", True, f"absent, so the first stage's order stands: {error.detail}")
+    return Check(f"reranker {reference}", True, f"revision {found.revision[:12]}")
+
+
+def _redis(settings: Settings) -> Check:
+    if settings.redis_url is None:
+        return Check("Redis", True, "not set: each process remembers its own logits")
+    if find_spec("redis") is None:
+        return Check("Redis", False, "its client is not installed; run `pip install -e '.[redis]'`")
+    import redis
+
+    try:
+        redis.Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2).ping()
+    except (redis.RedisError, OSError, ValueError) as error:
+        detail = (
+            f"{_shown('redis_url', settings.redis_url)} does not answer ({type(error).__name__}); answers come without"
+        )
+        return Check("Redis", False, detail)
+    return Check("Redis", True, _shown("redis_url", settings.redis_url))
 
 
 def _haproxy(settings: Settings) -> Check:

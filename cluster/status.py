@@ -43,9 +43,9 @@ def answer_status(url: str) -> int | None:
 
 
 def platform_status(settings: Settings) -> dict[str, Any]:
-    """`{ready, url, data_dir, processes, rss_bytes, components: [{name, ready, version, detail}]}`.
+    """`{ready, url, data_dir, processes, rss_bytes, components: [{name, ready, version, detail, optional}]}`.
 
-    A platform that was never started is one that is not ready.
+    `ready` is what is not optional; a platform that was never started is one that is not ready.
     """
     info = read_record(settings.data_dir)
     if info is None:
@@ -53,7 +53,7 @@ def platform_status(settings: Settings) -> dict[str, Any]:
     alive = processes.members(info.id)
     components = [*_gateway(info), _probe("ray", info.dashboard + "/api/version"), _probe("mlflow", info.mlflow)]
     return {
-        "ready": all(part["ready"] for part in components),
+        "ready": all(part["ready"] or part["optional"] for part in components),
         "url": info.url,
         "data_dir": info.data_dir,
         "started_at": info.started_at,
@@ -71,7 +71,7 @@ def _gateway(info: PlatformInfo) -> list[dict[str, Any]]:
     except (httpx.HTTPError, ValueError):
         return [_part("gateway", False, detail="does not answer; see logs/ray.log, then `fathom up`")]
     parts = [
-        _part(str(part["name"]), bool(part["ready"]), str(part["version"]), str(part.get("detail", "")))
+        _part(part["name"], part["ready"], part["version"], part.get("detail", ""), part.get("optional", False))
         for part in listed
     ]
     return parts or [_part("gateway", answer.status_code == httpx.codes.OK, info.version, info.url)]
@@ -87,5 +87,5 @@ def _probe(name: str, url: str) -> dict[str, Any]:
     return _part(name, answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR, detail=url)
 
 
-def _part(name: str, ready: bool, version: str = "", detail: str = "") -> dict[str, Any]:
-    return {"name": name, "ready": ready, "version": version, "detail": detail}
+def _part(name: str, ready: bool, version: str = "", detail: str = "", optional: bool = False) -> dict[str, Any]:
+    return {"name": name, "ready": ready, "version": version, "detail": detail, "optional": optional}

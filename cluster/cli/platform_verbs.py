@@ -68,7 +68,12 @@ def status(data_dir: DataDir = None, json: Json = False) -> None:
 
     report = platform_status(read_settings(data_dir))
     rows = [
-        (part["name"], "ready" if part["ready"] else "DOWN", part["version"], part["detail"])
+        (
+            part["name"],
+            "ready" if part["ready"] else "off" if part["optional"] else "DOWN",
+            part["version"],
+            part["detail"],
+        )
         for part in report["components"]
     ]
     Output(json).table(report, ("component", "state", "version", ""), rows)

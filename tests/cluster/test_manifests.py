@@ -114,7 +114,7 @@ def test_the_image_copies_every_room_and_pins_torch_as_the_constraints_do():
     assert f"TORCH_VERSION={pinned.group(1)}" in text
 
 
-def test_the_dashboard_asks_for_metrics_that_the_gateway_has():
+def test_the_dashboard_asks_for_every_metric_that_we_count():
     dashboard = json.loads((ROOT / "cluster" / "dashboards" / "fathom.json").read_text(encoding="utf-8"))
     asked = {
         name
@@ -122,5 +122,6 @@ def test_the_dashboard_asks_for_metrics_that_the_gateway_has():
         for target in panel["targets"]
         for name in re.findall(r"ray_(fathom_\w+?)(?:_bucket|_sum|_count)?[{\[]", target["expr"])
     }
-    source = (ROOT / "services" / "gateway" / "deployment.py").read_text(encoding="utf-8")
-    assert asked == set(re.findall(r'"(fathom_\w+)"', source))
+    sources = [ROOT / "services" / part / "deployment.py" for part in ("gateway", "reranking")]
+    counted = [re.findall(r'"(fathom_\w+)"', source.read_text(encoding="utf-8")) for source in sources]
+    assert asked == {name for names in counted for name in names}
