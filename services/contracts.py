@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tenants.scope import TenantScope
+
+if TYPE_CHECKING:
+    from services.reranking.trace import Trace
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
@@ -151,7 +154,8 @@ class Ranked:
     """The final order and how it came about; `order` holds row numbers of the candidates, best first.
 
     score (n,) float32 is what `order` sorts by; `rerank` (n,) float32 raw logits, NaN = not scored;
-    `probability` (n,) float32 calibrated, NaN = not calibrated.
+    `probability` (n,) float32 calibrated, NaN = not calibrated. `trace` is how the order came about, None where no
+    policy was asked.
     """
 
     order: Int32
@@ -166,6 +170,7 @@ class Ranked:
     model: str | None = None
     certificate: str | None = None
     degraded: tuple[Degradation, ...] = ()
+    trace: Trace | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from services.audit.record import query_record
+from services.audit.record import explained, query_record
 from services.contracts import Answerer, AuditLog, Caller, Draft, Evidence, Question, Reranker, Retriever
 from services.evidence.selection import page, select
+from services.reranking.shadow import NoShadow, Shadow
+from services.reranking.telling import shown_of
 from services.result import (
     Answer,
     Prepared,
@@ -41,13 +43,14 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the line drives. `now_ms` is Unix time, for query ids and the audit."""
+    """What the line drives. `now_ms` is Unix time, for query ids and the audit; `shadow` is told of every question."""
 
     retriever: Retriever
     reranker: Reranker
     answerer: Answerer
     audit: AuditLog
     now_ms: Callable[[], int] = _wall_ms
+    shadow: Shadow = field(default_factory=NoShadow)
 
 
 async def answer(question: Question, scope: TenantScope, steps: Steps, caller: Caller) -> Answer:
@@ -110,12 +113,11 @@ async def stream(question: Question, scope: TenantScope, steps: Steps, caller: C
 
 def result_of(prepared: Prepared, draft: Draft | None = None) -> SearchResult:
     """The reply's search part; `total` is the time until now, the audit's included."""
-    question, scope, fusion, evidence = prepared.question, prepared.scope, prepared.fusion, prepared.evidence
+    question, scope = prepared.question, prepared.scope
     explain = None
     if question.explain:
-        explain = {
-            "fusion": {"weight": fusion.weight, "source": fusion.source},
-            "left_out": dict(evidence.dropped),
+        explain = explained(prepared, draft) | {
+            "left_out": dict(prepared.evidence.dropped),
             "abstain_score": draft.abstain_score if draft else None,
         }
     return SearchResult(
@@ -134,6 +136,9 @@ async def _record(prepared: Prepared, draft: Draft | None, state: str, steps: St
     record = query_record(prepared, draft, state, degradations(prepared, draft))
     with prepared.watch.lap("audit"):
         await steps.audit.append(prepared.scope, record)
+    shown = shown_of(prepared.query_id, prepared.question.text, prepared.candidates, prepared.fusion, prepared.ranked)
+    if state == "complete" and shown is not None:
+        steps.shadow.offer(prepared.scope, shown)
 
 
 async def _last_draft(events: AsyncIterator[Any]) -> Draft:

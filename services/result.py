@@ -118,6 +118,9 @@ def _hit(prepared: Prepared, place: int, row: int, score: float) -> Hit:
     if prepared.question.explain:
         legs = [leg for leg, rank in (("dense", dense_rank), ("sparse", sparse_rank)) if rank]
         why = {"legs": legs, "dense_weight": fusion.weight, "heading": found.passages[row].heading}
+        if (trace := ranked.trace) is not None:
+            why |= {"decision": trace.verdict.reasons[row], "top": _number(trace.verdict.top[row])}
+            why |= {"flags": trace.flags.reasons[row]}
     return Hit(place, found.passages[row], score, scores, ranks, why)
 
 
@@ -125,6 +128,8 @@ def degradations(prepared: Prepared, draft: Draft | None) -> tuple[Degradation, 
     """Every word of the contract's list that holds for this question, once, in the order of the line."""
     words: list[Degradation] = []
     if prepared.scope.release is not None and set(_LEGS[prepared.question.mode]) - set(prepared.candidates.legs):
+        words.append("partial_candidates")
+    if prepared.candidates.unsearched:
         words.append("partial_candidates")
     words.extend(prepared.ranked.degraded)
     words.extend(draft.degraded if draft else ())
@@ -178,6 +183,7 @@ def hit_json(hit: Hit) -> dict[str, Any]:
         "rank": hit.rank,
         "chunk_id": passage.chunk_id,
         "document_id": passage.document_id,
+        "collection": passage.collection,
         "title": passage.title,
         "text": passage.text,
         "span": asdict(passage.span),

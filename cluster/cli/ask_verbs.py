@@ -94,7 +94,24 @@ def decision_lines(found: Mapping[str, Any], *, explain: bool) -> list[str]:
     if found["degraded"]:
         lines.append(f"  degraded: {', '.join(found['degraded'])}")
     if explain and found.get("explain"):
-        lines.append("  " + "; ".join(f"{name}: {_flat(value)}" for name, value in found["explain"].items()))
+        told = dict(found["explain"])
+        lines += candidate_lines(told.pop("candidates"))
+        lines.append("  " + "; ".join(f"{name}: {_flat(value)}" for name, value in told.items()))
+    return lines
+
+
+def candidate_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """One line a candidate, best first: what became of it, and why."""
+    lines = [""]
+    for place, (document, reason) in enumerate(zip(columns["document_id"], columns["reason"], strict=True)):
+        why = [reason]
+        if "decision" in columns:
+            large, small = columns["large"][place], columns["small"][place]
+            logit = large if large is not None else small
+            said = "" if logit is None else f" logit {logit:+.2f}"
+            why.append(f"{columns['decision'][place]}{said} p {columns['expected'][place]:.2f}")
+            why += [columns["flags"][place]] if columns["flags"][place] else []
+        lines.append(f"  {place + 1:>3}. {document}  first stage {columns['fused_rank'][place]}  {'; '.join(why)}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Audit records as the CLI reads them; the chain is verified beside the log, on this data dir."""
+"""Audit records as the CLI reads them: orders are redone here, chains verified beside the log, on this data dir."""
 
 from __future__ import annotations
 
@@ -14,6 +14,18 @@ from tenants.database import Database
 def read_record(settings: Settings, tenant: str, query_id: str) -> dict[str, Any]:
     """The record of one query. Raises `NotFound`."""
     return dict(connect(settings).tenant(tenant, "GET", f"queries/{query_id}"))
+
+
+def replay_of(record: dict[str, Any]) -> dict[str, Any]:
+    """`{identical, candidates, differences}`: the record's order, redone from its own facts."""
+    from services.audit.replay import replay
+
+    redone = replay(record)
+    return {
+        "identical": redone.identical,
+        "candidates": len(redone.order),
+        "differences": list(redone.differences),
+    }
 
 
 def verify_chain_of(settings: Settings, tenant: str) -> dict[str, Any]:

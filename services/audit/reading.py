@@ -25,6 +25,7 @@ from services.audit.tables import (
     deleted_tenant,
     hold_off_appends,
     of_documents,
+    shared_document,
 )
 from tenants.database import Database
 from tenants.errors import NotFound
@@ -117,7 +118,10 @@ class AuditReader:
         return gone
 
     def erase_documents(self, uid: str, document_ids: Sequence[str]) -> int:
-        """Delete the documents' quotes and every answer they went into; returns how many texts."""
+        """Delete the documents' quotes and every answer they went into; returns how many texts.
+
+        Subscribers' records of a shared collection lose them, too.
+        """
         gone = 0
         with self._database.writing() as connection:
             for start in range(0, len(document_ids), _PAGE):
@@ -126,6 +130,7 @@ class AuditReader:
                 quotes = delete(TEXTS).where(of_documents(TEXTS, uid, some))
                 told = delete(TEXTS).where(TEXTS.c.uid == uid, TEXTS.c.slot == _ANSWER, _in(TEXTS, answers))
                 gone += connection.execute(quotes).rowcount + connection.execute(told).rowcount
+                gone += _erase_shared(connection, [shared_document(uid, one) for one in some])
         self._database.forget()
         return gone
 
@@ -149,6 +154,15 @@ def _in(table: Table, keys: Any) -> Any:
     # EXISTS, since SQLite and PostgreSQL both plan it over the primary key; row values differ between them.
     inner = keys.subquery()
     return select(inner.c.seq).where(inner.c.writer == table.c.writer, inner.c.seq == table.c.seq).exists()
+
+
+def _erase_shared(connection: Connection, documents: Sequence[str]) -> int:
+    """In every tenant's records: who subscribed once may have unsubscribed since, so no list of them would do."""
+    read = select(SOURCES.c.uid, SOURCES.c.writer, SOURCES.c.seq).where(SOURCES.c.document_id.in_(documents)).subquery()
+    same = (read.c.uid == TEXTS.c.uid) & (read.c.writer == TEXTS.c.writer) & (read.c.seq == TEXTS.c.seq)
+    told = delete(TEXTS).where(TEXTS.c.slot == _ANSWER, select(read.c.seq).where(same).exists())
+    quotes = delete(TEXTS).where(TEXTS.c.document_id.in_(documents))
+    return connection.execute(told).rowcount + connection.execute(quotes).rowcount
 
 
 def _walk(connection: Connection, uid: str) -> Iterator[Stored]:

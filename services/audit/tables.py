@@ -35,6 +35,8 @@ from sqlalchemy import (
 )
 from sqlalchemy import literal_column as literal
 
+from tenants.ids import MAX_DOCUMENT_ID_CHARS, text_digest
+
 METADATA = MetaData()
 _UID, _WRITER, _QUERY = String(64), String(64), String(64)
 _DELETION_LOCK = 0x61_75_64_69_74  # "audit": PostgreSQL's advisory locks are named by a number
@@ -107,9 +109,15 @@ Index("audit_sources_document", SOURCES.c.uid, _beginning(SOURCES))
 
 
 def of_documents(table: Table, uid: str, document_ids: Sequence[str]) -> ColumnElement[bool]:
-    """The tenant's rows of TEXTS or SOURCES that belong to the documents."""
+    """The tenant's rows of TEXTS or SOURCES that belong to its own documents."""
     beginnings = sorted({one[:_INDEXED_CHARS] for one in document_ids})
     return and_(table.c.uid == uid, _beginning(table).in_(beginnings), table.c.document_id.in_(document_ids))
+
+
+def shared_document(owner: str, document_id: str) -> str:
+    """How a subscriber's records name a document of the tenant `owner` (its uid): no document of their own is meant."""
+    name = f"{owner}/{document_id}"
+    return name if len(name) <= MAX_DOCUMENT_ID_CHARS else f"{owner}/{text_digest(document_id)}"
 
 
 def deleted_tenant(uid: str) -> bytes:

@@ -178,12 +178,19 @@ def look(state: State) -> View:
     belief = profile.predictor.posterior(state.prior, state.large, state.small)
     logits = belief.mean[:, None] + belief.spread[:, None] * profile.predictor.nodes
     nodes = profile.probability(logits).astype(np.float64)
-    probability = np.where(belief.spread > 0, nodes.mean(1), nodes[:, 0])
-    score = _final(profile, probability, state.facts.fused).astype(np.float32).astype(np.float64)
+    # In float32, as it is recorded: an audit record then gives the same score to the last bit.
+    probability = np.where(belief.spread > 0, nodes.mean(1), nodes[:, 0]).astype(np.float32).astype(np.float64)
+    score = final_score(profile.blend, probability, state.facts.fused).astype(np.float64)
     place = np.empty(len(score), np.intp)
     place[np.lexsort((state.facts.rank, -score))] = np.arange(len(score))
     worth = _worth(profile, _final(profile, nodes, state.facts.fused[:, None])).mean(1)
     return View(belief, nodes, probability, score, worth, place)
+
+
+def final_score(blend: float, probability: npt.ArrayLike, fused: Float32) -> Float32:
+    """(n,) float32: β·p + (1 − β)·fused of the module, computed in float64."""
+    p, first = np.asarray(probability, np.float64), fused.astype(np.float64)
+    return np.asarray(blend * p + (1.0 - blend) * first, np.float32)
 
 
 def _final(profile: Profile, probability: Float64, fused: Float32) -> Float64:

@@ -1,7 +1,8 @@
 """What was learned for a tenant's reranking (or pooled, from public data), and what was certified of it. Pure.
 
 Criticality weighs a price that a tenant sets itself: WEIGHTS · price. A certified price is final: whoever certified
-it for a group simulated exactly that price. A price is per unit of cost (`Costs.unit`): DCG@10 that must be expected of the work of one large pair.
+it for a group simulated exactly that price. A price is per unit of cost (`Costs.unit`): the rise of nDCG@10 that must
+be expected of the work of one large pair.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from services.contracts import CrossEncoderFacts, Float32
 from services.reranking.calibration import Calibration
 from services.reranking.certificate import Certificate
 from services.reranking.facts import ROLES, Float64, Role
+from services.reranking.features import QUESTION, ROWS
 from services.reranking.predictor import Predictor
 
 PRICES: tuple[float, ...] = (0.0, *(float(f"{price:.3g}") for price in np.geomspace(1e-5, 3e-2, 29)))
@@ -32,7 +34,8 @@ class Profile:
     """`blend` is β of the final score; `worth` (slope, bias) turns a final score into the probability of relevance.
 
     `models` are the revisions by role that all this was measured with: another revision voids it. `groups` are the
-    certificates by certificate.py's `group_of`, each with its own price. `source` says it was learned from: neutral (nothing was) | pooled | tenant.
+    certificates by certificate.py's `group_of`, each with its own price. `source` is where it was learned: neutral
+    (nothing was), pooled or tenant.
     """
 
     predictor: Predictor
@@ -81,6 +84,25 @@ class Profile:
             groups={name: Certificate.from_json(group) for name, group in value["groups"].items()},
             source=str(value["source"]),
         )
+
+
+@lru_cache(maxsize=1)
+def neutral() -> Profile:
+    """What is assumed of models that nothing was learned of: logits of usual size, half the say, no certificate."""
+    size = len(ROWS) + len(QUESTION)
+    nodes = np.array([-1.8, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 1.0, 1.8])
+    predictor = Predictor(
+        center=np.zeros(size),
+        scale=np.ones(size),
+        weights=np.array([-6.0, *np.zeros(size)]),
+        omega=4.0 * np.eye(2),
+        noise=3.0,
+        offset=0.0,
+        slope=1.0,
+        small_noise=3.0,
+        nodes=nodes / nodes.std(),
+    )
+    return Profile(predictor, {role: Calibration() for role in ROLES}, blend=0.5, source="neutral")
 
 
 def model_name(facts: CrossEncoderFacts) -> str:

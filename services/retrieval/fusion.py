@@ -25,6 +25,7 @@ import numpy.typing as npt
 from services.contracts import Candidates, Float32, Fusion, Mode
 from tenants.scope import TenantScope
 
+VERSION = "minmax-1"  # names the formula in audit records
 BIAS = -1.62
 CODE = 2.45
 SLOPE = 1.07
