@@ -100,7 +100,8 @@ def embedded(texts: Sequence[str], encoder: Encoder, cache: Path) -> Float32:
 def published(root: str, chunks: pa.Table, vectors: Float32) -> TenantScope:
     scope = TenantScope(TenantName("bench"), TenantUid("t_bench"), TenantConfig(), root)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-    table = chunks.append_column("vector", column).cast(corpus_schema(vectors.shape[1]))
+    schema = corpus_schema(vectors.shape[1])
+    table = chunks.append_column("vector", column).select(schema.names).cast(schema)
     dataset, index = refresh(lance.write_dataset(table, f"{scope.corpus_uri}/{TABLE}.lance"), ("en",), None)
     release = Release(
         1, TABLE, dataset.version, "benchmark", "builtin", vectors.shape[1], "", 0, table.num_rows, 0, "", "", "",

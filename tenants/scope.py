@@ -13,6 +13,8 @@ from typing import Any
 from tenants.config import TenantConfig
 from tenants.ids import TenantName, TenantUid
 
+TOKENIZER = "tokenizer"  # in a release's profile: whose token ids its rows hold
+
 
 @dataclass(frozen=True, slots=True)
 class Release:
@@ -39,6 +41,26 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A collection that its owner granted to the scope's tenant, at the version that serves there; read only.
+
+    `name` is `owner/collection`, as configurations, filters and results spell it.
+    """
+
+    name: str
+    uid: TenantUid
+    collection: str
+    corpus_uri: str
+    languages: tuple[str, ...]
+    release: Release
+
+    @property
+    def key(self) -> str:
+        """Names the collection over all times: `Passage.owner` of its passages."""
+        return f"{self.uid}/{self.collection}"
+
+
+@dataclass(frozen=True, slots=True)
 class TenantScope:
     """Whose data, under which rules, at which address and version.
 
@@ -54,6 +76,7 @@ class TenantScope:
     release: Release | None = None
     calibration: Mapping[str, Any] | None = None
     alarms: Mapping[str, str] = field(default_factory=dict)
+    shared: tuple[Shared, ...] = ()
 
     @property
     def base(self) -> str:
@@ -69,3 +92,8 @@ class TenantScope:
     def index_version(self) -> int:
         """The pinned version; 0 while nothing is published."""
         return self.release.version if self.release else 0
+
+    def tokenizer_of(self, owner: str) -> str:
+        """Digest of the tokenizer whose ids a passage holds, by `Passage.owner`; "" = nobody's, do not read them."""
+        releases = {share.key: share.release for share in self.shared} | ({"": self.release} if self.release else {})
+        return str(releases[owner].profile.get(TOKENIZER, "")) if owner in releases else ""

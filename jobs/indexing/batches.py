@@ -35,7 +35,7 @@ from jobs.indexing.write import write_rows
 from services.settings import Settings
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
-from tenants.corpus.table import open_latest, table_uri
+from tenants.corpus.table import has_token_ids, open_latest, table_uri
 from tenants.errors import Conflict, DeadlineExceeded, NotFound, QuotaExceeded
 from tenants.ids import bytes_digest, new_job_id
 from tenants.scope import Release, TenantScope
@@ -133,7 +133,8 @@ class BatchWriter:
 
     def _table(self, scope: TenantScope, line: Line, deadline: float) -> str:
         uri = table_uri(scope, line.table)
-        if open_latest(uri) is None:
+        found = open_latest(uri)
+        if found is None or not has_token_ids(found):
             with acquire(scope, "a small batch", wait_s=max(0.0, deadline - time.monotonic())):
                 prepare_table(scope, line)
         return uri
@@ -143,7 +144,8 @@ class BatchWriter:
         parcel = embed_parcel(parcel, self._embedder(context))
         fragments = write_rows(parcel.table, context.table_uri)
         tokens = sum(parcel.table["tokens"].to_pylist())
-        return Receipt(0, parcel.table.num_rows, tokens, fragments, parcel.documents, parcel.errors, parcel.seconds)
+        told = (parcel.documents, parcel.errors, parcel.seconds, parcel.tokenizer)
+        return Receipt(0, parcel.table.num_rows, tokens, fragments, *told)
 
     def _embedder(self, context: LineContext) -> EmbedTable:
         with self._loading:

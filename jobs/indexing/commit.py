@@ -18,13 +18,14 @@ import pyarrow as pa
 from jobs.indexing.job import Receipt
 from jobs.indexing.manifest import MANIFEST_SCHEMA, load_manifest, manifest_key, replaced, save_manifest
 from jobs.indexing.plan import Line
+from services.reranking.pairs import PairTokenizer
 from tenants.corpus import release as releases
 from tenants.corpus.indices import refresh
 from tenants.corpus.lease import Lease
 from tenants.corpus.objects import open_objects, sync_tree
-from tenants.corpus.table import document_counts, ensure_table, replace_documents, stand_on, table_uri
+from tenants.corpus.table import document_counts, ensure_table, replace_documents, retokenised, stand_on, table_uri
 from tenants.errors import IntegrityError, QuotaExceeded
-from tenants.scope import Release, TenantScope
+from tenants.scope import TOKENIZER, Release, TenantScope
 
 CLOCK_SLACK_S = 5.0
 RELEARN_SHARE = 0.25  # learn the profile anew when this share of the chunks came or went since
@@ -39,6 +40,7 @@ class Work:
     """What a job or a small batch brings to its commit.
 
     `removed` are ids that shall go; one that another source root took meanwhile stays (`roots` empty = any root).
+    `tokenizer` makes every row's token ids its own, rows of earlier works included; None leaves what is there.
     """
 
     job_id: str
@@ -47,6 +49,7 @@ class Work:
     removed: Sequence[str] = ()
     roots: Sequence[str] = ()
     bytes_per_s: float | None = None
+    tokenizer: PairTokenizer | None = None
 
 
 @dataclass(slots=True)
@@ -79,7 +82,7 @@ def commit(scope: TenantScope, work: Work, lease: Lease, learn: Learn | None = N
     manifest = load_manifest(scope, on_table)
     added = _documents(work)
     removed = _removed(manifest, work)
-    if base is not None and on_table is base and not added.num_rows and not removed:
+    if base is not None and on_table is base and not added.num_rows and not removed and not _foreign(work, base):
         return Committed(base, changed=False, seconds=clock.seconds)
     dataset = stand_on(scope, on_table, work.line.table, work.line.dimension)
     changed_ids = [*removed, *_known(manifest, added)]
@@ -87,13 +90,15 @@ def commit(scope: TenantScope, work: Work, lease: Lease, learn: Learn | None = N
     dataset = replace_documents(dataset, changed_ids, fragments)
     after = replaced(manifest, removed, added)
     _check_quota(scope, manifest.num_rows, after.num_rows)
+    dataset, tokenizer = _one_tokenizer(dataset, work, on_table)
     tokens = verify(dataset, after)
     clock.lap("commit")
     lease.check()
     profile = dict(on_table.profile) if on_table else {}
     dataset, index = refresh(dataset, scope.config.languages, profile.get("vector_index"))
     clock.lap("index")
-    profile |= {"vector_index": index.to_json()} | ({"bytes_per_s": work.bytes_per_s} if work.bytes_per_s else {})
+    profile |= {"vector_index": index.to_json(), TOKENIZER: tokenizer}
+    profile |= {"bytes_per_s": work.bytes_per_s} if work.bytes_per_s else {}
     digest = save_manifest(open_objects(scope.base), after)
     release = _release(work, dataset, after, tokens, digest, profile)
     release = _learned(scope, release, learn, sum(receipt.rows for receipt in work.receipts))
@@ -119,6 +124,21 @@ def verify(dataset: lance.LanceDataset, manifest: pa.Table) -> int:
             "differ; nothing was published, run the job again"
         )
     return tokens
+
+
+def _foreign(work: Work, base: Release) -> bool:
+    """Whether the rows hold other token ids than the work wants, or none."""
+    return work.tokenizer is not None and base.chunks > 0 and base.profile.get(TOKENIZER) != work.tokenizer.digest
+
+
+def _one_tokenizer(dataset: lance.LanceDataset, work: Work, on_table: Release | None) -> tuple[lance.LanceDataset, str]:
+    """(the table, the digest of the tokenizer whose ids all of its rows hold, "" where they are not one's)."""
+    digests = {receipt.tokenizer for receipt in work.receipts if receipt.rows}
+    digests |= {str(on_table.profile.get(TOKENIZER, ""))} if on_table and on_table.chunks else set()
+    digest = digests.pop() if len(digests) == 1 else ""
+    if work.tokenizer is None or digest == work.tokenizer.digest:
+        return dataset, digest
+    return retokenised(dataset, work.tokenizer.ids), work.tokenizer.digest
 
 
 class _Clock:

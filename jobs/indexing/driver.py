@@ -18,6 +18,7 @@ from jobs.indexing.attempt import check_begins, check_goes_on, row_of, running_r
 from jobs.indexing.commit import Committed, Learn, Work, commit, prepare_table
 from jobs.indexing.job import Counts, IndexJob, JobResult, Plan, Progress, Receipt
 from jobs.indexing.manifest import load_manifest
+from jobs.indexing.pair_ids import pair_tokenizer
 from jobs.indexing.plan import Line, line_of, load_errors, load_gone, load_plan, make_plan
 from jobs.indexing.source import Listed, list_sources
 from jobs.indexing.stages import LineContext
@@ -170,7 +171,8 @@ def _work(
             raise Conflict("documents were erased while the job ran, and its work with them; start it again")
         receipts = tuple(load_receipts(objects, job.folder)) if plan.shards else ()
         rate = plan.bytes / max(time.perf_counter() - began, 1e-9) if plan.shards and not ledger.resumed else None
-        work = Work(job.job_id, line, receipts, load_gone(job.folder, objects), plan.roots, rate)
+        pairs = pair_tokenizer(scope.config.rerankers.large, registry=settings.registry)
+        work = Work(job.job_id, line, receipts, load_gone(job.folder, objects), plan.roots, rate, pairs)
         releases.repair(scope, lease)
         before = _published_before(scope, job)
         done = Committed(before, changed=True) if before else commit(scope, work, lease, learn)
@@ -219,6 +221,7 @@ def make_context(
         cache_dir=settings.model_cache,
         threads=settings.cpu_threads,
         device=settings.device,
+        reranker=scope.config.rerankers.large,
         registry=settings.registry,
     )
 

@@ -30,4 +30,4 @@ class Embed:
         vectors = self._encoder.encode_documents(table["lexical"].to_pylist())
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel(), pa.float32()), self._encoder.dimension)
         schema = corpus_schema(self._encoder.dimension)
-        return pa.Table.from_arrays([*(table[name] for name in table.schema.names), column], schema=schema)
+        return table.append_column("vector", column).select(schema.names).cast(schema)

@@ -98,6 +98,7 @@ class Receipt:
     documents  (document_id, source, collection, digest, size in bytes, chunks) of each document in them
     errors     (document_id, source, code, message)
     seconds    wall time by stage
+    tokenizer  digest of the tokenizer whose ids the rows hold, "" = they hold none
     """
 
     shard: int
@@ -107,6 +108,7 @@ class Receipt:
     documents: tuple[tuple[str, str, str, str, int, int], ...] = ()
     errors: tuple[tuple[str, str, str, str], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

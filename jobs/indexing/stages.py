@@ -18,6 +18,7 @@ import pyarrow as pa
 from jobs.indexing.chunk import chunk_batch
 from jobs.indexing.embed import Embed
 from jobs.indexing.job import Receipt
+from jobs.indexing.pair_ids import pair_tokenizer, with_token_ids
 from jobs.indexing.parse import parse_batch
 from jobs.indexing.plan import load_shard
 from jobs.indexing.write import write_shard
@@ -46,7 +47,7 @@ class LineContext:
     `base` is the tenant's folder, `folder` the job's below it. `allow` are the URL prefixes that may be read, None
     any (the operator's own job). `embedder` is a model reference, `cache_dir` a local
     folder for its compiled form, `threads` of one encoder (None = all cores), `registry` the MLflow address that
-    `models:/…` is read from.
+    `models:/…` is read from. `reranker` is the cross-encoder whose token ids are stored.
     """
 
     uid: TenantUid
@@ -61,25 +62,30 @@ class LineContext:
     cache_dir: str
     threads: int | None
     device: str
+    reranker: str
     registry: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Shard `shard` between two stages: `table` has the schema of the stage it leaves."""
+    """Shard `shard` between two stages: `table` has the schema of the stage it leaves.
+
+    `tokenizer` is the digest of the tokenizer whose ids the rows hold, "" = they hold none.
+    """
 
     shard: int
     table: pa.Table
     documents: tuple[DocumentRow, ...] = ()
     errors: tuple[ErrorRow, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    tokenizer: str = ""
 
     def to_arrow(self) -> pa.Table:
         """One row of `PARCEL_SCHEMA`."""
         sink = io.BytesIO()
         with pa.ipc.new_stream(sink, self.table.schema) as writer:
             writer.write_table(self.table)
-        about = json.dumps([self.documents, self.errors, self.seconds])
+        about = json.dumps([self.documents, self.errors, self.seconds, self.tokenizer])
         return pa.Table.from_pylist(
             [{"shard": self.shard, "rows": sink.getvalue(), "about": about}], schema=PARCEL_SCHEMA
         )
@@ -89,8 +95,9 @@ class Parcel:
         """The reverse of `to_arrow`."""
         with pa.ipc.open_stream(table["rows"][0].as_buffer()) as reader:
             rows = reader.read_all()
-        documents, errors, seconds = json.loads(table["about"][0].as_py())
-        return cls(table["shard"][0].as_py(), rows, tuple(map(tuple, documents)), tuple(map(tuple, errors)), seconds)
+        documents, errors, seconds, tokenizer = json.loads(table["about"][0].as_py())
+        kept = tuple(map(tuple, documents)), tuple(map(tuple, errors))
+        return cls(table["shard"][0].as_py(), rows, *kept, seconds, tokenizer)
 
 
 def parse_shard(shard: int, context: LineContext) -> Parcel:
@@ -116,14 +123,16 @@ def parse_source(source: pa.Table, shard: int, context: LineContext) -> Parcel:
 
 
 def chunk_parcel(parcel: Parcel, context: LineContext) -> Parcel:
-    """Parsed documents → chunks, and each document's number of them."""
+    """Parsed documents → chunks with their token ids, and each document's number of them."""
     started = time.perf_counter()
     tokenizer = describe_encoder(context.embedder, registry=context.registry).tokenizer_json
     chunks = chunk_batch(parcel.table, context.chunking, tokenizer, context.uid, context.fingerprint)
+    pairs = pair_tokenizer(context.reranker, registry=context.registry)
     counts = {entry["values"]: entry["counts"] for entry in chunks["document_id"].value_counts().to_pylist()}
     documents = tuple((*row[:5], counts.get(row[0], 0)) for row in parcel.documents)
+    chunks, digest = with_token_ids(chunks, pairs), pairs.digest if pairs else ""
     spent = {**parcel.seconds, "chunk": time.perf_counter() - started}
-    return replace(parcel, table=chunks, documents=documents, seconds=spent)
+    return replace(parcel, table=chunks, documents=documents, seconds=spent, tokenizer=digest)
 
 
 def embed_parcel(parcel: Parcel, embed: Callable[[pa.Table], pa.Table]) -> Parcel:
@@ -144,6 +153,7 @@ def write_parcel(parcel: Parcel, context: LineContext) -> Receipt:
         objects=open_objects(context.base),
         folder=context.folder,
         shard=parcel.shard,
+        tokenizer=parcel.tokenizer,
     )
 
 

@@ -33,6 +33,7 @@ def write_shard(
     objects: Objects,
     folder: str,
     shard: int,
+    tokenizer: str = "",
 ) -> Receipt:
     """Write `table` (corpus_schema) below the Lance table at `table_uri`; leave and return the shard's receipt.
 
@@ -49,7 +50,7 @@ def write_shard(
         raise
     tokens = sum(table["tokens"].to_pylist())
     spent = {**seconds, "write": time.perf_counter() - started}
-    receipt = Receipt(shard, table.num_rows, tokens, fragments, documents, errors, spent)
+    receipt = Receipt(shard, table.num_rows, tokens, fragments, documents, errors, spent, tokenizer)
     if not objects.put_new(receipt_key(folder, shard), receipt_to_json(receipt).encode()):
         return next(load_receipts(objects, folder, shard))
     return receipt
@@ -134,4 +135,5 @@ def receipt_from_json(text: str | bytes) -> Receipt:
         documents=tuple((row[0], row[1], row[2], row[3], row[4], row[5]) for row in value["documents"]),
         errors=tuple((row[0], row[1], row[2], row[3]) for row in value["errors"]),
         seconds=value["seconds"],
+        tokenizer=value.get("tokenizer", ""),  # receipts of an interrupted job may be older than the field
     )

@@ -35,7 +35,9 @@ COLUMNS = (
     "metadata",
     "tokens",
     "vector",
+    "token_ids",
 )
+LATER = frozenset({"token_ids"})  # tables of older versions lack these
 
 Int64 = npt.NDArray[np.int64]
 
@@ -51,15 +53,19 @@ class Leg:
 
 
 class RowStore:
-    """Rows in memory, addressed by row id. `table` has `_rowid` and COLUMNS, in any order."""
+    """Rows in memory, addressed by row id. `table` has `_rowid` and COLUMNS, in any order.
 
-    def __init__(self, table: pa.Table) -> None:
+    `owner` is `Passage.owner` of every row.
+    """
+
+    def __init__(self, table: pa.Table, owner: str = "") -> None:
         ids = table[ROW_ID].to_numpy().astype(np.int64)
         order = np.argsort(ids, kind="stable")
         self.ids: Int64 = ids[order]
         ordered = table.take(pa.array(order)).combine_chunks()
         self.vectors: Float32 = matrix(ordered["vector"])
         self._table = ordered.drop_columns([ROW_ID, "vector"])
+        self._owner = owner
         self._passages: list[Passage | None] = [None] * len(ids)
         # Bytes held, with what the passages will add once all were asked for.
         self.nbytes = int(self.vectors.nbytes + self.ids.nbytes + 3 * self._table.nbytes)
@@ -75,7 +81,7 @@ class RowStore:
         """Passages at the given places, in that order."""
         missing = [int(place) for place in positions if self._passages[place] is None]
         if missing:
-            made = passages_of(self._table.take(pa.array(missing)))
+            made = passages_of(self._table.take(pa.array(missing)), self._owner)
             for place, passage in zip(missing, made, strict=True):
                 self._passages[place] = passage
         return tuple(kept for place in positions if (kept := self._passages[place]) is not None)
@@ -111,10 +117,15 @@ def matrix(column: pa.ChunkedArray) -> Float32:
     return np.ascontiguousarray(array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width), dtype=np.float32)
 
 
-def passages_of(table: pa.Table) -> list[Passage]:
-    """One passage per row of COLUMNS without the vector."""
-    columns = {name: table[name].to_pylist() for name in COLUMNS if name != "vector"}
-    return [_passage({name: values[row] for name, values in columns.items()}) for row in range(table.num_rows)]
+def columns_of(names: Sequence[str]) -> list[str]:
+    """COLUMNS, without those that a table with the columns `names` is too old for."""
+    return [name for name in COLUMNS if name not in LATER or name in names]
+
+
+def passages_of(table: pa.Table, owner: str = "") -> list[Passage]:
+    """One passage per row of COLUMNS without the vector; `owner` is that of a shared collection."""
+    columns = {name: table[name].to_pylist() for name in columns_of(table.schema.names) if name != "vector"}
+    return [_passage({name: values[row] for name, values in columns.items()}, owner) for row in range(table.num_rows)]
 
 
 def union(dense: Leg, sparse: Leg) -> Int64:
@@ -180,7 +191,7 @@ def _sparse_column(rows: Int64, leg: Leg | None, depth: int) -> tuple[Float32, I
     return scores, ranks
 
 
-def _passage(row: Mapping[str, Any]) -> Passage:
+def _passage(row: Mapping[str, Any], owner: str) -> Passage:
     moment: datetime | None = row["updated_at"]
     return Passage(
         chunk_id=row["chunk_id"],
@@ -195,4 +206,6 @@ def _passage(row: Mapping[str, Any]) -> Passage:
         updated_at=moment.isoformat().replace("+00:00", "Z") if moment else None,
         metadata=json.loads(row["metadata"] or "{}"),
         tokens=row["tokens"],
+        token_ids=row.get("token_ids") or b"",
+        owner=owner,
     )

@@ -22,6 +22,9 @@
 | tokens          | length of `text` in the embedder's tokens, without special tokens        |
 | language        | ISO 639-1 guess, "" when unsure                                          |
 | vector          | unit vector of title, heading and text, float32 (dimension,)             |
+| token_ids       | `lexical` as a cross-encoder reads it: little-endian uint32, no special  |
+|                 | tokens, of the tokenizer that the release's profile names; null where    |
+|                 | none was there, and absent from tables older than the column             |
 """
 
 from __future__ import annotations
@@ -53,16 +56,18 @@ _COLUMNS: tuple[tuple[str, pa.DataType, bool], ...] = (
     ("tokens", pa.int32(), False),
     ("language", pa.string(), False),
 )
+TOKEN_IDS = pa.field("token_ids", pa.binary())
 
 
 def chunk_schema() -> pa.Schema:
     """A chunk before it is embedded: every column but `vector`."""
-    return pa.schema([_field(*column) for column in _COLUMNS])
+    return pa.schema([*(_field(*column) for column in _COLUMNS), TOKEN_IDS])
 
 
 def corpus_schema(dimension: int) -> pa.Schema:
     """A chunk as it is stored; `dimension` is the length of its vector."""
-    return chunk_schema().append(pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False))
+    vector = pa.field("vector", pa.list_(pa.float32(), dimension), nullable=False)
+    return pa.schema([*(_field(*column) for column in _COLUMNS), vector, TOKEN_IDS])
 
 
 def _field(name: str, kind: pa.DataType, nullable: bool) -> pa.Field:

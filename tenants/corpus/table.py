@@ -8,7 +8,7 @@ before it writes on top.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import lance
@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.fragment import FragmentMetadata
 
-from tenants.corpus.schema import corpus_schema
+from tenants.corpus.schema import TOKEN_IDS, corpus_schema
 from tenants.errors import LeaseLost
 from tenants.scope import Release, TenantScope
 
 INDEX_CACHE_BYTES = 128 << 20
 METADATA_CACHE_BYTES = 64 << 20
+RETOKENISED_ROWS = 1_024
 _OFFSET_BITS = 32  # a row address is fragment id << 32 | offset in the fragment
 
 
@@ -51,9 +52,12 @@ def open_latest(uri: str) -> lance.LanceDataset | None:
 
 
 def ensure_table(uri: str, dimension: int) -> lance.LanceDataset:
-    """The table at `uri`, made empty when there is none, so that workers can write fragments for it."""
+    """The table at `uri`, made empty when there is none, so that workers can write fragments for it.
+
+    One that is older than a column gets it, null in every row: nothing is read or rewritten for that.
+    """
     found = open_latest(uri)
-    return found if found is not None else _emptied(uri, dimension)
+    return _widened(found) if found is not None else _emptied(uri, dimension)
 
 
 def stand_on(scope: TenantScope, release: Release | None, table: str, dimension: int) -> lance.LanceDataset:
@@ -66,7 +70,7 @@ def stand_on(scope: TenantScope, release: Release | None, table: str, dimension:
         return latest
     restored = latest.checkout_version(release.lance_version)
     restored.restore()
-    return restored
+    return _widened(restored)
 
 
 def replace_documents(
@@ -91,6 +95,26 @@ def replace_documents(
     if committed.version != dataset.version + 1:
         raise LeaseLost("another writer changed the table; run the job again to go on from there")
     return committed
+
+
+def retokenised(dataset: lance.LanceDataset, ids: Callable[[Sequence[str]], list[bytes]]) -> lance.LanceDataset:
+    """The table with every row's `token_ids` made anew from `lexical`; no other column is read or written."""
+
+    def tokenise(batch: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch([pa.array(ids(batch["lexical"].to_pylist()), TOKEN_IDS.type)], schema=schema)
+
+    schema = pa.schema([TOKEN_IDS])
+    if has_token_ids(dataset):
+        dataset.drop_columns([TOKEN_IDS.name])
+    if dataset.count_rows():
+        made = lance.batch_udf(output_schema=schema)(tokenise)
+        dataset.add_columns(made, read_columns=["lexical"], batch_size=RETOKENISED_ROWS)
+    return _widened(dataset)
+
+
+def has_token_ids(dataset: lance.LanceDataset) -> bool:
+    """Whether the table has the column at all."""
+    return TOKEN_IDS.name in dataset.schema.names
 
 
 def document_counts(dataset: lance.LanceDataset) -> tuple[pa.Table, int, int]:
@@ -118,6 +142,12 @@ def _without(dataset: lance.LanceDataset, removed: Sequence[str]) -> tuple[list[
         else:
             updated.append(left)
     return updated, emptied
+
+
+def _widened(dataset: lance.LanceDataset) -> lance.LanceDataset:
+    if not has_token_ids(dataset):
+        dataset.add_columns(TOKEN_IDS)
+    return dataset
 
 
 def _emptied(uri: str, dimension: int) -> lance.LanceDataset:

@@ -34,7 +34,7 @@ class HashEmbed:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIMENSION)
         schema = corpus_schema(DIMENSION)
-        return pa.Table.from_arrays([*(table[name] for name in table.schema.names), column], schema=schema)
+        return table.append_column("vector", column).select(schema.names).cast(schema)
 
 
 def rows_of(bench: Any) -> pa.Table:

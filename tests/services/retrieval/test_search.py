@@ -185,7 +185,7 @@ async def test_any_failed_opening_is_tried_again(corpus, monkeypatch):
     scope, _ = corpus
     reader = retriever()
 
-    def broken(table):
+    def broken(table, owner=""):
         raise KeyError("a damaged version")
 
     with monkeypatch.context() as patched:
