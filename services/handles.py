@@ -26,7 +26,9 @@ from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailabl
 from tenants.scope import TenantScope
 
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+_Model = tuple[str, str]  # role, reference
 FACTS_S = 5.0
+FIRST_FACTS_S = 0.25
 PATIENCE_S = 0.2
 _GONE = (RayActorError, DeploymentUnavailableError)
 
@@ -98,23 +100,39 @@ class RemoteIndexer:
 class RemoteScorer:
     """contracts.PairScorer behind two Serve handles: a reference is served by the deployment of its role.
 
-    The breaker is a reference's own, so that a model which does not load or is too slow rests alone. Facts are asked
-    once in `FACTS_S`; an alias is looked up less often than that.
+    The breaker is a reference's own, so that a model which does not load or is too slow rests alone. Facts are kept and
+    asked again beside the questions: only the first caller waits, and not for a model that is still being loaded.
     """
 
     def __init__(self, small: DeploymentHandle, large: DeploymentHandle) -> None:
         self._handles = {"small": small, "large": large}
-        self._callers: dict[tuple[str, str], _Caller] = {}
-        self._facts: dict[tuple[str, str], tuple[float, CrossEncoderFacts]] = {}
+        self._callers: dict[_Model, _Caller] = {}
+        self._facts: dict[_Model, CrossEncoderFacts] = {}
+        self._asked: dict[_Model, tuple[float, asyncio.Task[None] | None]] = {}
 
     async def facts(self, scope: TenantScope, reference: str) -> CrossEncoderFacts:
         """See `contracts.PairScorer`."""
-        key = _role(scope, reference), reference
-        asked_at, known = self._facts.get(key, (0.0, None))
-        if known is None or time.monotonic() - asked_at > FACTS_S:
-            known = await self._caller(key).call("facts", _bare(scope), reference)
-            self._facts[key] = (time.monotonic(), known)
+        model = _role(scope, reference), reference
+        known = self._facts.get(model)
+        if known is None:
+            return await self._ask(model, scope)
+        asked_at, task = self._asked[model]
+        if time.monotonic() - asked_at > FACTS_S and (task is None or task.done()):
+            self._asked[model] = time.monotonic(), asyncio.create_task(self._refresh(model, scope))
         return known
+
+    async def _ask(self, model: _Model, scope: TenantScope) -> CrossEncoderFacts:
+        with deadline.within(FIRST_FACTS_S):
+            facts: CrossEncoderFacts = await self._caller(model).call("facts", _bare(scope), model[1])
+        self._facts[model], self._asked[model] = facts, (time.monotonic(), None)
+        return facts
+
+    async def _refresh(self, model: _Model, scope: TenantScope) -> None:
+        deadline.start(FIRST_FACTS_S)  # a task's own: the question that began it may be nearly over
+        try:
+            await self._ask(model, scope)
+        except FathomError:
+            self._facts.pop(model, None)
 
     async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
         """See `contracts.PairScorer`."""
@@ -123,12 +141,12 @@ class RemoteScorer:
         scored: Scored = await caller.call("score", _bare(scope), reference, query, slim)
         return scored
 
-    def _caller(self, key: tuple[str, str]) -> _Caller:
-        role, reference = key
-        if key not in self._callers:
+    def _caller(self, model: _Model) -> _Caller:
+        role, reference = model
+        if model not in self._callers:
             what = f"the {role} reranker {reference}"
-            self._callers[key] = _Caller(self._handles[role], what, attempts=2, patience_s=PATIENCE_S)
-        return self._callers[key]
+            self._callers[model] = _Caller(self._handles[role], what, attempts=2, patience_s=PATIENCE_S)
+        return self._callers[model]
 
 
 def _role(scope: TenantScope, reference: str) -> str:

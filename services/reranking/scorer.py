@@ -7,6 +7,7 @@ queue → cache. What was computed before a deadline passed is kept: the next qu
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from services.retrieval.lexical import lexical, readable
 from tenants.errors import DeadlineExceeded
 from tenants.scope import TenantScope
 
+LOADING_S = 0.1
 INLINE_CHARS = 16 * 1024  # more text than this is tokenised in a thread: the event loop belongs to everybody
 
 
@@ -34,9 +36,10 @@ class LocalScorer:
         self._meter = meter
 
     async def facts(self, scope: TenantScope, reference: str) -> CrossEncoderFacts:
-        """See `contracts.PairScorer`."""
-        async with _in_time(reference), self._models.lease(reference) as model:
-            return model.facts
+        """See `contracts.PairScorer`. Who has a deadline does not wait for a load, who has none does."""
+        with deadline.within(math.inf if math.isinf(deadline.remaining_s()) else LOADING_S):
+            async with _in_time(reference), self._models.lease(reference) as model:
+                return model.facts
 
     async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
         """See `contracts.PairScorer`."""
