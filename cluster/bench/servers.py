@@ -23,7 +23,7 @@ import httpx
 
 from tenants.errors import Unavailable
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 300.0
 SOCKET_ROOT = "/tmp"  # noqa: S108 - a short path: names of sockets have 107 bytes
 _ADDRESS = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
 
@@ -39,7 +39,7 @@ class PostgresServer:
         gid = pwd.getpwnam(self.user).pw_gid if self.user else None
         done = subprocess.run(  # noqa: S603 - the command is ours, word for word
             [str(self.binaries / program), *arguments], cwd=self.folder, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600, check=False,
             user=self.user, group=gid, extra_groups=[] if self.user else None,
         )  # fmt: skip
         if done.returncode:
@@ -47,9 +47,9 @@ class PostgresServer:
 
     def start(self) -> None:
         """An empty cluster, ready to answer. No fsync: what it holds ends with the block."""
-        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off -c max_connections=60 -c lock_timeout=20s"
+        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off -c max_connections=60 -c lock_timeout=60s"
         self.run("initdb", "-D", "data", "-U", "fathom", "-A", "trust", "-E", "UTF8", "--locale=C")
-        self.run("pg_ctl", "-D", "data", "-w", "-t", "60", "-l", "log", "-o", options, "start")
+        self.run("pg_ctl", "-D", "data", "-w", "-t", "300", "-l", "log", "-o", options, "start")
 
     def stop(self) -> None:
         """End every process of it, if it runs."""

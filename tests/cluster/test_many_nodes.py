@@ -18,7 +18,7 @@ import pytest
 from cluster.bench.servers import postgres_binaries
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = [pytest.mark.cluster, pytest.mark.postgres, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.postgres, pytest.mark.timeout(1_500)]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def report() -> dict[str, Any]:
     command = [sys.executable, str(ROOT / "benchmarks" / "many_nodes.py"), "--quick", "--documents=1536"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         try:
-            output, errors = run.communicate(timeout=540)
+            output, errors = run.communicate(timeout=1_400)
         finally:
             run.terminate()  # it stops its servers and nodes itself
     assert run.returncode == 0, errors[-4_000:]

@@ -8,15 +8,15 @@ import pytest
 
 from cluster.processes import MARK, is_alive, members, run, start, stop
 
-SLEEPER = "import time; time.sleep(120)"
+SLEEPER = "import time; time.sleep(900)"
 # A child that hides its environment's mark and ignores the polite signal, as Ray's renamed workers may.
 PARENT = (
     "import os, signal, subprocess, sys, time\n"
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     "clean = {k: v for k, v in os.environ.items() if k != 'FATHOM_PLATFORM_ID'}\n"
-    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)'], env=clean)\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(900)'], env=clean)\n"
     "print('up', flush=True)\n"
-    "time.sleep(120)\n"
+    "time.sleep(900)\n"
 )
 
 
@@ -27,7 +27,7 @@ def name():
     stop(identity, grace_s=0)
 
 
-def until(condition, limit_s=30):
+def until(condition, limit_s=300):
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline

@@ -48,6 +48,6 @@ def test_the_examples_of_a_page_run(page, platform, tmp_path):
         text=True,
         env=environment,
         cwd=tmp_path,
-        timeout=280,
+        timeout=800,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -88,7 +88,7 @@ def test_a_forked_child_makes_its_own_connections(store: Store, acme: Tenant):
         "sys.exit(os.waitstatus_to_exitcode(status))\n"
     )
     url = store._database.url.render_as_string(hide_password=False)
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -123,7 +123,7 @@ def test_acknowledged_writes_survive_a_killed_process(store_url: str):
     assert process.stdout is not None
     acknowledged = [int(process.stdout.readline()) for _ in range(50)]
     process.kill()
-    acknowledged += [int(line) for line in process.communicate(timeout=60)[0].splitlines() if line.strip()]
+    acknowledged += [int(line) for line in process.communicate(timeout=600)[0].splitlines() if line.strip()]
     store = open_store(store_url)
     kept = {tenant.name for tenant in store.list_tenants()}
     assert {f"t{n}" for n in acknowledged} <= kept

@@ -103,7 +103,7 @@ def test_eight_writers_with_overlapping_ids(bench):
             shared = {f"shared-{key}": f"writer {number} turn {turn} wrote key {key}" for key in range(5)}
             own = {f"own-{number}-{turn}": f"only writer {number} in turn {turn}"}
             try:
-                writer.index_documents(bench.scope, docs(**shared, **own), timeout_s=120)
+                writer.index_documents(bench.scope, docs(**shared, **own), timeout_s=600)
             except FathomError as error:
                 failures.append(error)
 

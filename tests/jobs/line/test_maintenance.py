@@ -133,7 +133,7 @@ def test_dropping_waits_for_the_driver_that_was_cancelled(bench, monkeypatch):
     def process(shards, context):
         for receipt in run_inline(shards, context, bench.embed):
             reached.set()
-            assert go_on.wait(60)
+            assert go_on.wait(300)
             yield receipt
 
     def work() -> None:
@@ -145,12 +145,12 @@ def test_dropping_waits_for_the_driver_that_was_cancelled(bench, monkeypatch):
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert reached.wait(60)
+        assert reached.wait(300)
         tenant = bench.store.set_state("acme", "deleting")
         assert len(bench.store.cancel_jobs(tenant)) == 1
         monkeypatch.setattr(dropping, "_POLL_S", 0.01)
         threading.Timer(0.0, go_on.set).start()
-        drop(bench.scope, wait_s=60)
+        drop(bench.scope, wait_s=300)
     finally:
         go_on.set()
         thread.join()

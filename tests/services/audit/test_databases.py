@@ -22,7 +22,7 @@ from tenants.errors import NotFound
 from tests import fakes
 
 UID = fakes.scope().uid
-LIMIT_S = 30
+LIMIT_S = 300
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from services.audit.group_commit import GroupCommit
 from tenants.errors import InvalidInput, Unavailable
 
-LIMIT_S = 20
+LIMIT_S = 300
 
 
 class Sink:

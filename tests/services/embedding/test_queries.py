@@ -13,7 +13,7 @@ from services.contracts import Float32
 from services.embedding.queries import QueryEncoder
 from tenants.errors import NotFound, Unavailable
 
-LIMIT_S = 20
+LIMIT_S = 300
 
 
 class Recorder:

@@ -210,7 +210,7 @@ def settings_for(folder: Path) -> Settings:
     return Settings(
         data_dir=str(folder),
         gateway_slots=4,
-        request_timeout_s=10,
+        request_timeout_s=120,
         limits=Limits(body_bytes=256 * 1024, batch_documents=50),
         ingest=Ingest(allow=("https://docs.example.com/public/",)),
     )

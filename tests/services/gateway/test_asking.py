@@ -119,7 +119,7 @@ async def test_a_stream_that_nobody_reads_gives_its_place_back(world) -> None:
     await stalled.wait()
     async with AsyncExitStack() as every_slot:
         for _ in range(world.platform.settings.gateway_slots):
-            await every_slot.enter_async_context(world.platform.gate.admit("probe", timeout_s=5))
+            await every_slot.enter_async_context(world.platform.gate.admit("probe", timeout_s=60))
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking

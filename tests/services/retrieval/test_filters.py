@@ -182,7 +182,7 @@ def found_in(table, where):
     return sorted(rows["number"].to_pylist())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(raw=trees)
 def test_index_and_python_agree(table, raw):
     tree = parse_filter(raw)
