@@ -37,8 +37,8 @@ from services.gateway.ports import Component, JobSubmitter, Platform
 from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback
 from services.models import BUILTIN
 from services.query import Steps
+from services.reranking.adaptive import AdaptiveReranker
 from services.reranking.deployment import RayMeter
-from services.reranking.first_stage import FirstStage
 from services.reranking.local import open_scorer
 from services.reranking.served import BUILTINS
 from services.retrieval.local import open_retriever
@@ -133,7 +133,7 @@ def assemble(
     pairs = TenantPairs(limits)
     store = open_control_plane(settings)
     audit, reader = open_audit_log(settings.audit_url), AuditReader(Database(settings.audit_url))
-    steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), audit)
+    steps = Steps(retriever, AdaptiveReranker(scorer, pairs), ExtractiveAnswerer(retriever), audit)
     readiness = Readiness(store, audit, retriever, scorer)
     return Platform(
         settings=settings,
@@ -144,7 +144,7 @@ def assemble(
         steps=steps,
         scorer=scorer,
         pairs=pairs,
-        catalogue=CorpusCatalogue(),
+        catalogue=CorpusCatalogue(store),
         indexer=indexer,
         jobs=submitter,
         audit=reader,
