@@ -113,15 +113,18 @@ def verdicts(
     one: Logged, profile: Profile, prices: Sequence[float], costs: Costs, reference: Verdict | None = None
 ) -> list[Verdict]:
     """What `policy.simulate` gives at each of the rising prices, in one run; `reference` is the one of price 0."""
-    found = [reference or _reference(one, profile, costs) for price in prices if price <= 0]
+    free = [reference or _reference(one, profile, costs) for price in prices if price <= 0]
     paying = [price for price in prices if price > 0]
-    if not paying:
-        return found
-    for state, action in _run(one, profile, paying[0], costs):
-        worth = _ratio(action, costs)
-        while len(found) < len(prices) and prices[len(found)] >= worth:
-            found.append(conclude(replace(state, price=prices[len(found)])))
-    return found
+    ended: list[Verdict] = []  # the dearest first: it stops no later than any other
+    if paying:
+        for state, action in _run(one, profile, paying[0], costs):
+            worth = _ratio(action, costs)
+            here = sum(price >= worth for price in paying)
+            if here:
+                why = action.why if action.kind == "stop" and action.why == "complete" else "worth"
+                ended += [conclude(state, why)] * here
+                del paying[-here:]
+    return [*free, *reversed(ended)]
 
 
 def _run(one: Logged, profile: Profile, price: float, costs: Costs) -> Iterator[tuple[State, Action]]:
@@ -153,7 +156,7 @@ def _reference(one: Logged, profile: Profile, costs: Costs) -> Verdict:
 
 def _judge(one: Logged, reference: Verdict, profile: Profile) -> Callable[[Verdict], _Outcome]:
     """Measures an order against the reference; orders that repeat are measured once."""
-    gains = np.nan_to_num(profile.probability(one.logits["large"]).astype(np.float64), nan=0.0)
+    gains = profile.relevance(reference.score)
     relevant = one.grades > 0 if one.grades is not None else gains >= PROBABLE
     best = _quality(one, reference.order)
     known: dict[bytes, tuple[float, float, float, float]] = {}

@@ -2,7 +2,8 @@
 
     regret    positive part of nDCG@k(full rerank) − nDCG@k(policy), with labels
     evidence  share of the full rerank's evidence set (its first `size` relevant rows) that the policy does not show
-    fidelity  1 − DCG@k(policy) / DCG@k(best order), gains = calibrated probabilities under the full rerank; no labels
+    fidelity  1 − DCG@k(policy) / DCG@k(best order); needs no labels. Gains are the probabilities of relevance that
+              the full rerank's final scores stand for (profile.py's worth), so the full rerank itself loses nothing
 
 Orders are row numbers, best first; gains are (n,) by row, ≥ 0 and linear as in jobs/evaluation/metrics.py.
 """
@@ -43,7 +44,7 @@ def regret(policy: float, reference: float) -> float:
 
 
 def fidelity_loss(order: npt.ArrayLike, probability: npt.ArrayLike, k: int = K) -> float:
-    """`probability` (n,) calibrated, of every row under the full rerank; 0 when nothing is probable at all."""
+    """`probability` (n,) of every row under the full rerank; 0 when nothing is probable at all."""
     gains = np.asarray(probability, np.float64)
     ideal = ideal_dcg(gains, k)
     return min(1.0, max(0.0, 1.0 - ndcg(order, gains, ideal, k))) if ideal > 0 else 0.0

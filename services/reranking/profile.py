@@ -54,6 +54,12 @@ class Profile:
         """Calibrated probability of large logits, any shape; plain σ where nothing was fitted."""
         return self.calibration.get("large", Calibration()).probability(logits)
 
+    def relevance(self, score: Float32 | Float64) -> Float64:
+        """Same shape: the probability of relevance that final scores stand for, see `worth`."""
+        slope, bias = self.worth
+        value: Float64 = 1.0 / (1.0 + np.exp(-(slope * np.asarray(score, np.float64) + bias)))
+        return value
+
     def to_json(self) -> dict[str, Any]:
         """One JSON object."""
         return {
