@@ -1,25 +1,33 @@
-"""What is published, for readers beside the search: current version, versions, documents. Async shell, no state.
+"""What is published, for readers beside the search: current version, versions, documents, shared collections.
 
-On a local disk the pointer is one small read, taken in place; everything else, and every object store, is asked
-in a thread.
+Async shell, no state. On a local disk the pointer is one small read, taken in place; everything else, and every
+object store, is asked in a thread. Grants are read anew for every question of a tenant that names shared collections,
+so that what is revoked is gone with the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tenants.corpus import release
 from tenants.corpus.documents import get_document, list_documents
-from tenants.scope import Release, TenantScope
+from tenants.grant_rows import GrantRows
+from tenants.scope import Release, Shared, TenantScope
 
 
 class CorpusCatalogue:
-    """ports.Catalogue over the tenant's corpus."""
+    """ports.Catalogue over the tenant's corpus; without a store of grants nothing is shared."""
+
+    def __init__(self, grants: GrantRows | None = None) -> None:
+        self._grants = grants
 
     async def pinned(self, scope: TenantScope) -> TenantScope:
-        """The scope with its current release."""
+        """The scope with its current release, and those of the collections that it may search beside its own."""
+        if self._grants is not None and scope.config.shared_collections:
+            return await asyncio.to_thread(with_shared, scope, self._grants)
         if "://" in scope.root:
             return await asyncio.to_thread(release.pinned, scope)
         return release.pinned(scope)
@@ -36,6 +44,19 @@ class CorpusCatalogue:
         """Newest first; `current` marks the one that serves."""
         serving, found = await asyncio.gather(self.pinned(scope), asyncio.to_thread(release.list_releases, scope))
         return [version_json(each, serving.index_version) for each in reversed(found)]
+
+
+def with_shared(scope: TenantScope, grants: GrantRows) -> TenantScope:
+    """The pinned scope with every shared collection that is configured, granted, and published by an active owner."""
+    scope = release.pinned(scope)
+    found = []
+    for owner, collection in grants.granted(scope, scope.config.shared_collections):
+        of_owner = TenantScope(owner.name, owner.uid, owner.config, scope.root)
+        serving = release.current(of_owner)
+        if serving is not None:
+            name, languages = f"{owner.name}/{collection}", owner.config.languages
+            found.append(Shared(name, owner.uid, collection, of_owner.corpus_uri, languages, serving))
+    return replace(scope, shared=tuple(found))
 
 
 def version_json(each: Release, serving: int) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from tenants.errors import FieldError, InvalidInput
 
 Language = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}$")]
 Collection = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+SHARED = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?/[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"  # owner/collection
+MAX_SHARED = 32
+SharedName = Annotated[str, StringConstraints(pattern=SHARED)]
 
 
 class _Section(BaseModel):
@@ -106,7 +109,7 @@ class TenantConfig(_Section):
     answer: Answer = Answer()
     sources: Sources = Sources()
     quotas: Quotas = Quotas()
-    shared_collections: tuple[str, ...] = ()
+    shared_collections: tuple[SharedName, ...] = Field(default=(), max_length=MAX_SHARED)
     audit: Audit = Audit()
     shadow_rate: float = Field(default=0.02, ge=0, le=1)
 

@@ -23,6 +23,7 @@ from tenants import keys
 from tenants.calibration_rows import CalibrationCache, CalibrationRows
 from tenants.database import Database
 from tenants.errors import FathomError, NotFound, Unavailable
+from tenants.grant_rows import GrantRows
 from tenants.idempotency import IdempotencyRows
 from tenants.job_rows import JobRows
 from tenants.key_rows import KeyCache, KeyRows
@@ -37,7 +38,7 @@ __all__ = ["CalibrationCache", "KeyCache", "Store", "open_store"]
 _PEPPER_CHECK = "pepper_check"
 
 
-class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, CalibrationRows):
+class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, CalibrationRows, GrantRows):
     """Everything the control plane keeps."""
 
     def add_feedback(self, tenant: Owner, query_id: str, body: Mapping[str, Any]) -> None:

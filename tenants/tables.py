@@ -191,3 +191,13 @@ DRIFT = Table(
     Column("alarmed", Boolean, nullable=False),
     Column("updated_at", UtcDateTime, nullable=False),
 )
+
+GRANTS = Table(
+    "grants",
+    METADATA,
+    Column("owner", String(32), ForeignKey("tenants.uid", ondelete="CASCADE"), primary_key=True),
+    Column("collection", String(64), primary_key=True),
+    Column("subscriber", String(32), ForeignKey("tenants.uid", ondelete="CASCADE"), primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_grants_subscriber", "subscriber"),
+)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, get_args
 
 from sqlalchemy import Row, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
-from tenants.config import TenantConfig, validate_config
+from tenants.config import MAX_SHARED, SHARED, TenantConfig, validate_config
 from tenants.errors import Conflict, IntegrityError, InvalidInput, NotFound
 from tenants.ids import TenantName, TenantUid, new_tenant_uid, tenant_name
 from tenants.records import Owner, Tenant, TenantState
@@ -98,10 +99,18 @@ class TenantRows(Rows):
 def tenant_of(row: Row[Any]) -> Tenant:
     """A row with the columns of `TENANTS`. Raises `IntegrityError` when its configuration no longer reads."""
     try:
-        config = validate_config(json.loads(row.config))
+        config = validate_config(_readable(json.loads(row.config)))
     except InvalidInput as error:
         raise IntegrityError(f"the stored configuration of {row.name} is not readable: {error.detail}") from None
     return Tenant(TenantName(row.name), TenantUid(row.uid), row.state, config, row.created_at)
+
+
+def _readable(stored: dict[str, Any]) -> dict[str, Any]:
+    """Before collections could be shared, any text could stand in their list: it names none."""
+    if "shared_collections" not in stored:
+        return stored
+    names = [name for name in stored["shared_collections"] if re.match(SHARED, name)]
+    return stored | {"shared_collections": names[:MAX_SHARED]}
 
 
 def _config_text(config: TenantConfig) -> str:

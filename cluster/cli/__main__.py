@@ -13,11 +13,14 @@ from cluster.cli import (
     ask_verbs,
     audit_verbs,
     bench_verbs,
+    calibrate_verbs,
     eval_verbs,
     index_verbs,
     key_verbs,
     platform_verbs,
+    share_verbs,
     tenant_verbs,
+    train_verbs,
 )
 from cluster.cli.output import FAILURE, USAGE, report_error, reserve_stdout
 from tenants.errors import Cancelled, FathomError, InvalidInput
@@ -35,11 +38,13 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for family in (platform_verbs, index_verbs, ask_verbs, eval_verbs, audit_verbs):
+    for family in (platform_verbs, index_verbs, ask_verbs, eval_verbs, calibrate_verbs, audit_verbs):
         family.register(app)
     app.add_typer(tenant_verbs.build(), name="tenant", help="Create, list, change and delete tenants.")
     app.add_typer(key_verbs.build(), name="key", help="Create, list and revoke API keys.")
+    app.add_typer(share_verbs.build(), name="share", help="Let a tenant search a collection of another one.")
     app.add_typer(bench_verbs.build(), name="bench", help="Measure this platform.")
+    app.add_typer(train_verbs.build(), name="train", help="Train models of one's own.")
     return app
 
 
@@ -68,13 +73,13 @@ def run(arguments: Sequence[str]) -> int:
 def _unexpected(error: Exception) -> FathomError:
     with tempfile.NamedTemporaryFile("w", prefix="fathom-trace-", suffix=".txt", delete=False) as file:
         traceback.print_exception(error, file=file)
+    if "--json" in sys.argv and "--help" not in sys.argv:
+        reserve_stdout()
     return FathomError(f"unexpected {type(error).__name__}; the trace is in {file.name}: please report it")
 
 
 def main() -> None:
     """The console script."""
-    if "--json" in sys.argv and "--help" not in sys.argv:
-        reserve_stdout()
     sys.exit(run(sys.argv[1:]))
 
 

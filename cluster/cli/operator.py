@@ -16,6 +16,7 @@ from services.settings import Settings
 from tenants import keys
 from tenants.config import merged, validate_config
 from tenants.database import Database
+from tenants.grant_rows import Grant
 from tenants.records import KeyInfo, Tenant
 from tenants.scope import TenantScope
 from tenants.store import Store
@@ -54,6 +55,18 @@ class Operator(Protocol):
 
     def revoke_key(self, tenant: str, key_id: str) -> None:
         """The key stops working within a second."""
+        ...
+
+    def grant(self, owner: str, collection: str, subscriber: str) -> dict[str, Any]:
+        """Let `subscriber` search the owner's collection: `{name, owner, collection, subscriber, created_at}`."""
+        ...
+
+    def shares(self, tenant: str) -> dict[str, Any]:
+        """`{given, received}`: grants in both directions."""
+        ...
+
+    def revoke_grant(self, owner: str, collection: str, subscriber: str) -> None:
+        """The subscriber's next question no longer reads the collection."""
         ...
 
 
@@ -100,6 +113,19 @@ class HttpOperator:
     def revoke_key(self, tenant: str, key_id: str) -> None:
         """See `Operator`."""
         self._client.call("DELETE", _path(tenant, "keys", key_id))
+
+    def grant(self, owner: str, collection: str, subscriber: str) -> dict[str, Any]:
+        """See `Operator`."""
+        body = {"collection": collection, "subscriber": subscriber}
+        return dict(self._client.call("POST", _path(owner, "shares"), body))
+
+    def shares(self, tenant: str) -> dict[str, Any]:
+        """See `Operator`."""
+        return dict(self._client.call("GET", _path(tenant, "shares")))
+
+    def revoke_grant(self, owner: str, collection: str, subscriber: str) -> None:
+        """See `Operator`."""
+        self._client.call("DELETE", _path(owner, "shares", collection, subscriber))
 
 
 class LocalOperator:
@@ -160,6 +186,24 @@ class LocalOperator:
         """See `Operator`."""
         self._store.revoke_key(self._store.get_tenant(tenant), key_id)
 
+    def grant(self, owner: str, collection: str, subscriber: str) -> dict[str, Any]:
+        """See `Operator`."""
+        tenants = self._store.get_tenant(owner), self._store.get_tenant(subscriber)
+        return share_document(self._store.grant(tenants[0], collection, tenants[1]))
+
+    def shares(self, tenant: str) -> dict[str, Any]:
+        """See `Operator`."""
+        grants = self._store.list_grants(self._store.get_tenant(tenant))
+        return {
+            "given": [share_document(grant) for grant in grants if grant.owner == tenant],
+            "received": [share_document(grant) for grant in grants if grant.subscriber == tenant],
+        }
+
+    def revoke_grant(self, owner: str, collection: str, subscriber: str) -> None:
+        """See `Operator`."""
+        tenants = self._store.get_tenant(owner), self._store.get_tenant(subscriber)
+        self._store.revoke_grant(tenants[0], collection, tenants[1])
+
 
 def tenant_document(tenant: Tenant) -> dict[str, Any]:
     """A tenant as JSON, in the names of `/admin/v1`."""
@@ -179,6 +223,17 @@ def key_document(info: KeyInfo) -> dict[str, Any]:
         "key_id": info.key_id,
         "scope": info.scope,
         **{name: moment.isoformat() if moment else None for name, moment in moments.items()},
+    }
+
+
+def share_document(grant: Grant) -> dict[str, Any]:
+    """A grant as JSON, in the names of `/admin/v1`."""
+    return {
+        "name": grant.name,
+        "owner": grant.owner,
+        "collection": grant.collection,
+        "subscriber": grant.subscriber,
+        "created_at": grant.created_at.isoformat(),
     }
 
 

@@ -32,6 +32,7 @@ from tenants.errors import NotFound
 
 _PAGE = 256
 _ANSWER = "answer"
+SHADOW = "shadow"  # the state of a shadow rerank's record
 _DAY_MS = 86_400_000
 
 
@@ -63,10 +64,13 @@ class AuditReader:
             where = and_(CHAIN.c.uid == uid, CHAIN.c.query_id == query_id)
             rows = connection.execute(select(CHAIN).where(where).order_by(CHAIN.c.writer, CHAIN.c.seq)).all()
             records = [_record_json(stored) for stored in _stored(connection, rows)]
-        if not records:
+        asked = [record for record in records if record.get("state") != SHADOW]
+        if not asked:
             raise NotFound(f"there is no query {query_id}; ids are in the answers' query_id")
         # A stream leaves two records, `streaming` and then `complete`: the later one tells more.
-        return next((record for record in reversed(records) if record.get("state") == "complete"), records[-1])
+        told = next((record for record in reversed(asked) if record.get("state") == "complete"), asked[-1])
+        shadows = [record[SHADOW] for record in records if record.get("state") == SHADOW]
+        return told | {SHADOW: shadows[-1] if shadows else None}
 
     def export(self, uid: str) -> Iterator[dict[str, Any]]:
         """Every record of the tenant, chain by chain in the order of writing."""

@@ -60,14 +60,14 @@ def _walk(limit: int, candidates: Candidates, ranked: Ranked, refusal: Refusal) 
 def _grouped(question: Question, candidates: Candidates, row: int, shown: list[int]) -> str | None:
     if question.group_by != "document":
         return None
-    document = candidates.passages[row].document_id
-    return "group_by" if any(candidates.passages[other].document_id == document for other in shown) else None
+    document = _document(candidates.passages[row])
+    return "group_by" if any(_document(candidates.passages[other]) == document for other in shown) else None
 
 
 def _redundant(candidates: Candidates, row: int, shown: list[int]) -> str | None:
     passage = candidates.passages[row]
-    per_document = Counter(candidates.passages[other].document_id for other in shown)
-    if per_document[passage.document_id] >= MAX_PER_DOCUMENT:
+    per_document = Counter(_document(candidates.passages[other]) for other in shown)
+    if per_document[_document(passage)] >= MAX_PER_DOCUMENT:
         return "document_cap"
     if any(_same(candidates, row, other) for other in shown):
         return "duplicate"
@@ -77,12 +77,17 @@ def _redundant(candidates: Candidates, row: int, shown: list[int]) -> str | None
 
 def _same(candidates: Candidates, row: int, other: int) -> bool:
     ours, theirs = candidates.passages[row], candidates.passages[other]
-    if ours.document_id == theirs.document_id and _covered(ours, theirs) >= SAME_SPAN:
+    if _document(ours) == _document(theirs) and _covered(ours, theirs) >= SAME_SPAN:
         return True
     if float(candidates.vectors[row] @ candidates.vectors[other]) < SAME_COSINE:
         return False
     mine, shown = shingles(ours.text), shingles(theirs.text)
     return len(mine & shown) >= SAME_JACCARD * len(mine | shown)
+
+
+def _document(passage: Passage) -> tuple[str, str]:
+    """Ids are unique in a tenant only; a shared collection's documents are its owner's."""
+    return passage.owner, passage.document_id
 
 
 def _covered(ours: Passage, theirs: Passage) -> float:

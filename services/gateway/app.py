@@ -15,7 +15,8 @@ from pydantic.json_schema import models_json_schema
 from services.gateway import bodies, problems, replies, vendors
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
-from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai
+from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai, shares
+from services.gateway.sharing import ShareBody
 
 _PUBLIC = ("/livez", "/readyz")
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -29,6 +30,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     bodies.TenantBody,
     bodies.TenantPatch,
     bodies.KeyBody,
+    ShareBody,
     vendors.EmbeddingsBody,
     vendors.RerankBody,
 )
@@ -75,7 +77,7 @@ def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.platform = platform
-    for family in (health, native, documents, jobs, openai, cohere, admin):
+    for family in (health, native, documents, jobs, openai, cohere, admin, shares):
         app.include_router(family.router)
     problems.install(app)
     app.add_middleware(

@@ -18,6 +18,7 @@ from services.contracts import Question
 from services.gateway.problems import from_pydantic
 from services.retrieval.filters import parse_filter
 from services.settings import MIB, Limits
+from tenants.config import SharedName
 from tenants.errors import InvalidInput, Malformed, TooLarge
 from tenants.ids import MAX_DOCUMENT_ID_CHARS, document_id
 
@@ -54,7 +55,7 @@ class SearchBody(Body):
     rerank: Literal["auto", "always", "never"] = "auto"
     depth: int | None = Field(default=None, ge=0, le=1_000)
     filter: FilterField | None = None
-    collections: Annotated[list[Collection], Field(min_length=1, max_length=100)] | None = None
+    collections: Annotated[list[Collection | SharedName], Field(min_length=1, max_length=100)] | None = None
     group_by: Literal["document"] | None = None
     session: Short | None = None
     user: Short | None = None

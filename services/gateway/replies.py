@@ -67,6 +67,7 @@ class Hit(Reply):
     rank: int = Field(ge=1)
     chunk_id: str
     document_id: str
+    collection: str
     title: str
     text: str
     span: SpanReply

@@ -18,11 +18,12 @@ import numpy as np
 from services.contracts import Candidates, Float32, Int32
 
 
-def merged(parts: Sequence[Candidates], chunks: Sequence[int], depth: int) -> Candidates:
+def merged(corpora: Sequence[tuple[Candidates, int]], depth: int) -> Candidates:
     """One list of both legs, each cut at `depth`, rows in the order of chunk ids.
 
-    `chunks` are the sizes of the corpora. Query vector, legs and times are those of the first part.
+    `corpora` are (candidates, chunks of the corpus). Query vector and legs are those of the first.
     """
+    parts, chunks = [part for part, _ in corpora], [size for _, size in corpora]
     if len(parts) == 1:
         return parts[0]
     largest = _rarest(max(chunks))

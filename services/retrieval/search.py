@@ -57,6 +57,7 @@ BYTES_PER_ROW = 4_096  # a generous guess of a chunk's columns, before they are 
 _LANCE_ERRORS = (RuntimeError, ValueError, OSError)
 
 Key = tuple[str, str, int, str]  # database, table, version, and the shared collection or "" for the whole
+Part = tuple[Candidates, int]  # a corpus's candidates, and how many chunks it has
 Query = asyncio.Task[tuple[Float32, float]]  # the question's vector and the milliseconds that it took
 
 
@@ -118,17 +119,18 @@ class LocalRetriever:
 
     # ---- one corpus, and the shared ones beside it ---------------------------------------------------------
 
-    async def _part(self, opened: Awaitable[Corpus], question: Question, query: Query) -> Candidates:
-        """One corpus's candidates."""
+    async def _part(self, opened: Awaitable[Corpus], question: Question, query: Query) -> Part:
+        """One corpus's candidates and its number of chunks: of a shared one, those that are shared."""
         began = time.perf_counter()
         corpus = await opened
         where = prefilter(question.filter, question.collections)
         legs, vector, embed_ms = await self._legs(corpus, question, where, query)
         found = await self._hydrated(corpus, legs, vector)
         search_ms = (time.perf_counter() - began) * 1000 - embed_ms
-        return candidates_of(*found, vector, legs, self._settings.candidates, {"embed": embed_ms, "search": search_ms})
+        spent = {"embed": embed_ms, "search": search_ms}
+        return candidates_of(*found, vector, legs, self._settings.candidates, spent), corpus.release.chunks
 
-    async def _share(self, share: Shared, first: Release, question: Question, query: Query) -> Candidates | None:
+    async def _share(self, share: Shared, first: Release, question: Question, query: Query) -> Part | None:
         """A shared collection's candidates; None when they cannot stand beside the others, or not in time."""
         if share.release.table != first.table:  # another embedder: cosines would mean another thing
             return None
@@ -143,16 +145,14 @@ class LocalRetriever:
         scope: TenantScope,
         question: Question,
         shares: Sequence[Shared],
-        found: Sequence[Candidates | None],
-        own: Candidates | None = None,
+        found: Sequence[Part | None],
+        own: Part | None = None,
     ) -> Candidates:
         """All candidates as one list; a collection of which only one leg answered does not count as searched."""
-        legs = set(own.legs) if own else {"dense", "sparse"} if question.mode == "hybrid" else {question.mode}
-        beside = [(share, part) for share, part in zip(shares, found, strict=True) if part and legs <= set(part.legs)]
-        parts = [part for _, part in beside] if own is None else [own, *(part for _, part in beside)]
-        chunks = [] if own is None or scope.release is None else [scope.release.chunks]
-        chunks += [share.release.chunks for share, _ in beside]
-        whole = merged(parts, chunks, self._settings.candidates) if parts else await self._nothing(scope)
+        legs = set(own[0].legs) if own else {"dense", "sparse"} if question.mode == "hybrid" else {question.mode}
+        beside = [(share, part) for share, part in zip(shares, found, strict=True) if part and legs <= {*part[0].legs}]
+        parts = [*([own] if own else []), *(part for _, part in beside)]
+        whole = merged(parts, self._settings.candidates) if parts else await self._nothing(scope)
         return replace(whole, unsearched=_unsearched(scope, question, [share for share, _ in beside]))
 
     # ---- the two legs ----------------------------------------------------------------------------------
