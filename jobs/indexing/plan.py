@@ -25,7 +25,7 @@ from tenants.errors import Conflict, NeedsConfirmation, QuotaExceeded
 from tenants.ids import DIGEST_CHARS
 from tenants.scope import Release
 
-LINE_VERSION = 1  # raise it when parsing or chunking changes what a document becomes
+LINE_VERSION = 2  # raise it when parsing or chunking changes what a document becomes
 SHARD_DOCUMENTS = 256
 SHARD_BYTES = 4 << 20
 SHARDS_BEFORE_LARGE = 64  # from here on shards are four times as large, so that a large job stays at few files

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.util import find_spec
 
 from semantic_text_splitter import CodeSplitter, MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -24,7 +23,16 @@ SEGMENT_CHARS = 200_000  # longer texts are split into segments first, so that m
 RUN_CHARS = 8_000  # a longer run of characters without a blank is cut
 BATCH_CHARS = 2_000_000
 CHARS_PER_TOKEN = 16  # a token stands for at most this many characters, or a megabyte of base64 were one "word"
-GRAMMARS = ("python",)
+GRAMMARS = {  # language → package and the function that gives its grammar
+    "c": ("tree_sitter_c", "language"),
+    "cpp": ("tree_sitter_cpp", "language"),
+    "go": ("tree_sitter_go", "language"),
+    "java": ("tree_sitter_java", "language"),
+    "javascript": ("tree_sitter_javascript", "language"),
+    "python": ("tree_sitter_python", "language"),
+    "rust": ("tree_sitter_rust", "language"),
+    "typescript": ("tree_sitter_typescript", "language_tsx"),  # reads .ts too, but for the rare `<T>value` casts
+}
 
 _SEAMS = ("\n# ", "\n## ", "\n\n", "\n", " ", "。", ".")
 
@@ -105,9 +113,9 @@ class TokenSplitter:
     def _make(self, kind: str) -> TextSplitter | MarkdownSplitter | CodeSplitter:
         if kind == "markdown":
             return MarkdownSplitter.from_callback(self._ruler, self._limit, self._overlap)
-        language = kind.removeprefix("code:")
-        if language in GRAMMARS and find_spec(f"tree_sitter_{language}"):
-            grammar = import_module(f"tree_sitter_{language}").language()
+        if found := GRAMMARS.get(kind.removeprefix("code:")):
+            package, function = found
+            grammar = getattr(import_module(package), function)()
             # Code carries its own context in names; overlap would start chunks inside a function.
             return CodeSplitter.from_callback(grammar, self._ruler, self._limit, 0)
         return TextSplitter.from_callback(self._ruler, self._limit, self._overlap)

@@ -15,6 +15,7 @@ from pydantic.json_schema import models_json_schema
 from services.gateway import bodies, problems, replies, vendors
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
+from services.gateway.routes import docs as pages
 from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai, shares
 from services.gateway.sharing import ShareBody
 
@@ -73,12 +74,14 @@ def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
         title="Fathom",
         version=platform.version,
         description="Cited answers from each tenant's own documents. The tenant's key goes into `Authorization`.",
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.platform = platform
     for family in (health, native, documents, jobs, openai, cohere, admin, shares):
         app.include_router(family.router)
+    app.include_router(pages.router)
     problems.install(app)
     app.add_middleware(
         Frame,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.indexing.chunk import chunk_batch, detect_language
 from jobs.indexing.schemas import PARSED_SCHEMA
-from jobs.indexing.splitting import CHARS_PER_TOKEN, SEGMENT_CHARS, TokenSplitter
+from jobs.indexing.splitting import CHARS_PER_TOKEN, GRAMMARS, SEGMENT_CHARS, TokenSplitter
 from services.retrieval.lexical import lexical
 from tenants.config import Chunking
 from tenants.corpus.schema import chunk_schema
@@ -121,10 +121,11 @@ def test_one_word_of_a_megabyte_is_cut_by_characters(tokenizer_json: str) -> Non
     assert max(len(row["text"]) for row in rows) <= 240 * CHARS_PER_TOKEN
 
 
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("kind", ["text", "markdown", "code:python"])
-def test_a_long_run_without_blanks_takes_linear_time(tokenizer_json: str, kind: str) -> None:
-    text = "漢" * 150_000
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unit", ["漢", "a<b<", "{[<"])
+@pytest.mark.parametrize("kind", ["text", "markdown", *(f"code:{language}" for language in GRAMMARS)])
+def test_a_long_run_without_blanks_takes_linear_time(tokenizer_json: str, kind: str, unit: str) -> None:
+    text = unit * (40_000 // len(unit))
     (pieces,) = TokenSplitter(Chunking(), tokenizer_json).split([text], [kind])
     assert sum(piece.end - piece.start for piece in pieces) >= len(text)
 
@@ -148,13 +149,25 @@ def test_rst_headings_are_levelled_by_their_first_use(tokenizer_json: str) -> No
     ]  # fmt: skip
 
 
-def test_python_is_split_between_functions(tokenizer_json: str) -> None:
-    code = "\n\n".join(
-        f"def area_{n}(width, height):\n    total = width * height\n    return total + {n}" for n in range(9)
-    )
-    rows = chunks([parsed(code, "code:python")], tokenizer_json, 48)
+FUNCTIONS = {
+    "c": "int area_%d(int width, int height) {\n    int total = width * height;\n\n    return total;\n}",
+    "cpp": "auto area_%d(int width, int height) {\n    auto total = width * height;\n\n    return total;\n}",
+    "go": "func area_%d(width, height int) int {\n    total := width * height\n\n    return total\n}",
+    "java": "class Area_%d {\n    int area(int width, int height) {\n        return width * height;\n\n    }\n}",
+    "javascript": "function area_%d(width, height) {\n    const total = width * height;\n\n    return total;\n}",
+    "python": "def area_%d(width, height):\n    total = width * height\n\n    return total",
+    "rust": "fn area_%d(width: i32, height: i32) -> i32 {\n    let total = width * height;\n\n    return total;\n}",
+    "typescript": "function area_%d(width: number) {\n    const view = <b>{width}</b>;\n\n    return view;\n}",
+}
+
+
+@pytest.mark.parametrize("language", GRAMMARS)
+def test_code_is_split_between_functions(tokenizer_json: str, language: str) -> None:
+    code = "\n".join(FUNCTIONS[language] % number for number in range(9))
+    rows = chunks([parsed(code, f"code:{language}")], tokenizer_json, 64)
     assert len(rows) > 1
-    assert all(row["text"].startswith("def area_") for row in rows)
+    begins = FUNCTIONS[language].partition("%d")[0]
+    assert all(row["text"].startswith(begins) for row in rows)
 
 
 def test_pages_and_time_stamps_come_from_the_first_character(tokenizer_json: str) -> None:
