@@ -88,8 +88,10 @@ def packed_attention(
     reach = -1 if sliding_window is None else sliding_window - 1
     if not query.is_cuda:
         return _window_by_window(query, key, value, bounds, scaling, reach), None
-    rows = [part[0].transpose(0, 1).contiguous() for part in (query, key, value)]
-    return varlen_attn(*rows, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach))[None], None
+    q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
+    mixed = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(reach, reach))
+    assert isinstance(mixed, torch.Tensor)  # a tuple only where auxiliary results are asked for
+    return mixed[None], None
 
 
 def _window_by_window(
@@ -100,8 +102,8 @@ def _window_by_window(
     for start, end in pairwise(bounds.tolist()):
         places = torch.arange(end - start)
         near = None if reach < 0 else (places[:, None] - places).abs() <= reach
-        one = (part[:, :, start:end] for part in (query, key, value))
-        parts.append(torch.nn.functional.scaled_dot_product_attention(*one, attn_mask=near, scale=scale))
+        q, k, v = (part[:, :, start:end] for part in (query, key, value))
+        parts.append(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scale))
     return torch.cat(parts, dim=2).transpose(1, 2)
 
 
