@@ -13,12 +13,15 @@ from jobs.indexing.reasons import ParseFailure, Reason
 _HEADING = re.compile(r"heading\s*([1-9])$", re.IGNORECASE)
 _NOT_SHOWN = frozenset({f"{W}del", f"{W}moveFrom", f"{W}instrText", f"{W}pPr", f"{W}tbl"})
 _TITLES = ("title", "ctrTitle")
+_MAX_COLUMNS = 63
+_SHORT_NUMBER = re.compile(r"[0-9]{1,4}\Z")
 
 
 def read_docx(archive: Archive, name: str, max_chars: int) -> Parsed:
     """Paragraphs, headings by style, lists and tables; deleted and hidden text is left out."""
     root = parse_xml(archive.read("word/document.xml"), "word/document.xml")
-    levels = _heading_levels(archive)
+    styles = _styles(archive)
+    levels, lists = _heading_levels(styles), _list_styles(styles)
     text = Assembler(max_chars)
     top = ""
     for block in _blocks(root):
@@ -29,7 +32,8 @@ def read_docx(archive: Archive, name: str, max_chars: int) -> Parsed:
         level = _level(block, levels)
         if body and level and not top:
             top = one_line(body)
-        text.add("#" * min(level, 6) + " " + one_line(body) if body and level else _bullet(block) * bool(body) + body)
+        mark = "- " if body and _is_item(block, lists) else ""
+        text.add("#" * min(level, 6) + " " + one_line(body) if body and level else mark + body)
     for notes in ("word/footnotes.xml", "word/endnotes.xml"):
         if archive.has(notes):
             for paragraph in parse_xml(archive.read(notes), notes).iter(f"{W}p"):
@@ -40,7 +44,7 @@ def read_docx(archive: Archive, name: str, max_chars: int) -> Parsed:
 
 
 def read_pptx(archive: Archive, name: str, max_chars: int) -> Parsed:
-    """Slides in their order as pages, each under its title; then its notes."""
+    """Slides in their order as pages, each under its title; then its notes. Hidden slides are left out."""
     part = "ppt/presentation.xml"
     targets = relations(archive, part)
     order = [node.get(f"{R}id", "") for node in parse_xml(archive.read(part), part).iter(f"{P}sldId")]
@@ -49,7 +53,10 @@ def read_pptx(archive: Archive, name: str, max_chars: int) -> Parsed:
     for number, slide in enumerate((targets[key] for key in order if key in targets), start=1):
         if not archive.has(slide):
             continue
-        title, body = _slide(parse_xml(archive.read(slide), slide))
+        root = parse_xml(archive.read(slide), slide)
+        if root.get("show") in ("0", "false"):
+            continue
+        title, body = _slide(root)
         first = first or title
         for notes in relations(archive, slide).values():
             if "/notesSlides/" in notes and archive.has(notes):
@@ -84,19 +91,42 @@ def _paragraph(paragraph: Element) -> str:
 def _table(table: Element) -> list[str]:
     rows: list[str] = []
     for row in (node for node in walk(table, stop=frozenset({f"{W}tr"})) if node.tag == f"{W}tr"):
-        cells = [node for node in walk(row, stop=frozenset({f"{W}tc"})) if node.tag == f"{W}tc"]
-        rows.append(table_row([" ".join(_paragraph(p) for p in cell.iter(f"{W}p")) for cell in cells]))
+        cells: list[str] = []
+        for cell in (node for node in walk(row, stop=frozenset({f"{W}tc"})) if node.tag == f"{W}tc"):
+            cells.append(" ".join(_paragraph(p) for p in cell.iter(f"{W}p")))
+            cells.extend([""] * (_span(cell) - 1))
+        rows.append(table_row(cells))
         if len(rows) == 1:
             rows.append("|" + " --- |" * len(cells))
     return rows
 
 
-def _heading_levels(archive: Archive) -> dict[str, int]:
+def _span(cell: Element) -> int:
+    """How many columns a cell covers, within what Word itself allows."""
+    span = cell.find(f"{W}tcPr/{W}gridSpan")
+    value = (span.get(f"{W}val") or "") if span is not None else ""
+    return min(max(int(value), 1), _MAX_COLUMNS) if _SHORT_NUMBER.match(value) else 1
+
+
+def _styles(archive: Archive) -> Element | None:
+    part = "word/styles.xml"
+    return parse_xml(archive.read(part), part) if archive.has(part) else None
+
+
+def _list_styles(styles: Element | None) -> frozenset[str]:
+    """Ids of the styles that make a paragraph an item of a list."""
+    found = styles.iter(f"{W}style") if styles is not None else ()
+    return frozenset(
+        style.get(f"{W}styleId", "") for style in found if style.find(f"{W}pPr/{W}numPr/{W}numId") is not None
+    )
+
+
+def _heading_levels(styles: Element | None) -> dict[str, int]:
     """Style id → heading level 1–9, from the styles' names and outline levels; `Title` counts as 1."""
-    if not archive.has("word/styles.xml"):
+    if styles is None:
         return {f"Heading{level}": level for level in range(1, 7)}
     levels: dict[str, int] = {}
-    for style in parse_xml(archive.read("word/styles.xml"), "word/styles.xml").iter(f"{W}style"):
+    for style in styles.iter(f"{W}style"):
         key, label = style.get(f"{W}styleId", ""), style.find(f"{W}name")
         title = (label.get(f"{W}val") or "") if label is not None else ""
         outline = style.find(f"{W}pPr/{W}outlineLvl")
@@ -114,8 +144,11 @@ def _level(paragraph: Element, levels: dict[str, int]) -> int:
     return levels.get(style.get(f"{W}val") or "", 0) if style is not None else 0
 
 
-def _bullet(paragraph: Element) -> str:
-    return "- " if paragraph.find(f"{W}pPr/{W}numPr") is not None else ""
+def _is_item(paragraph: Element, lists: frozenset[str]) -> bool:
+    style = paragraph.find(f"{W}pPr/{W}pStyle")
+    return paragraph.find(f"{W}pPr/{W}numPr") is not None or (
+        style is not None and (style.get(f"{W}val") or "") in lists
+    )
 
 
 def _slide(root: Element) -> tuple[str, str]:

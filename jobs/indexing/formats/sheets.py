@@ -20,6 +20,7 @@ from jobs.indexing.reasons import ParseFailure, Reason
 
 MAX_CELL_CHARS = 10_000
 MAX_COLUMNS = 16_384
+MAX_TITLES = 10  # rows of a single cell above a table
 DELIMITERS = ",;\t|"
 
 _DATES = frozenset({*range(14, 23), *range(45, 48)})  # built-in number formats that show a date or time
@@ -63,14 +64,17 @@ def read_xlsx(archive: Archive, name: str, max_chars: int) -> Parsed:
 
 
 def row_lines(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """One line a row; the first row names the columns if all its cells are words and differ."""
+    """One line a row; the first row of several cells names the columns if all its cells are words and differ."""
     header: list[str] | None = None
     for number, row in enumerate(rows):
         cells = [" ".join(clean(cell[:MAX_CELL_CHARS]).split()) for cell in row[:MAX_COLUMNS]]
         if not any(cells):
             continue
+        if header is None and sum(map(bool, cells)) == 1 and number < MAX_TITLES:
+            yield next(filter(None, cells))  # a title above the table
+            continue
         if header is None:
-            header = [one_line(cell, 100) for cell in cells] if _is_header(cells) and number < 10 else []
+            header = [one_line(cell, 100) for cell in cells] if _is_header(cells) else []
             yield " | ".join(cell for cell in cells if cell)
             continue
         names = header + [""] * (len(cells) - len(header))
