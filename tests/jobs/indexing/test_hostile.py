@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.indexing import sandbox as sandbox_module
 from jobs.indexing.parse import Parser
 from jobs.indexing.reasons import Reason
 from jobs.indexing.sandbox import Sandbox
@@ -24,6 +25,12 @@ from services.settings import Limits
 GIB = 1 << 30
 MUTATIONS = 64  # of each of 18 samples
 Make = dict[str, Callable[..., bytes]]
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of processor time ends a parser, not the wall clock: on a busy machine that one tells nothing."""
+    monkeypatch.setattr(sandbox_module, "GRACE_S", 600.0)
 
 
 def outcome(folder: Path, limits: Limits | None = None) -> tuple[dict[str, str], set[str], int]:
@@ -63,6 +70,7 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_thousand_mutated_files_end_as_documents_or_reasons(samples: dict[str, bytes], tmp_path: Path) -> None:
     rng = random.Random(20261123)
     for name, data in samples.items():
@@ -195,6 +203,7 @@ def hand_made(make: Make) -> dict[str, tuple[bytes, set[str]]]:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("patient")
 def test_hand_made_hostile_files(make: Make, tmp_path: Path) -> None:
     files = hand_made(make)
     for name, (data, _) in files.items():
@@ -213,7 +222,9 @@ def test_hand_made_hostile_files(make: Make, tmp_path: Path) -> None:
     assert peak < GIB
 
 
-def test_a_parser_that_takes_too_long_or_too_much_is_ended(make: Make, tmp_path: Path) -> None:
+def test_a_parser_that_takes_too_long_or_too_much_is_ended(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = "".join(f"<row><c t='str'><v>{n} words</v></c></row>" for n in range(400_000))
     s = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
     r = 'xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
@@ -226,9 +237,11 @@ def test_a_parser_that_takes_too_long_or_too_much_is_ended(make: Make, tmp_path:
     )
     (tmp_path / "book.xlsx").write_bytes(book)
     assert outcome(tmp_path, Limits(parser_seconds=0.3))[0] == {"book.xlsx": "timeout"}
+    monkeypatch.setattr(sandbox_module, "GRACE_S", 600.0)
     assert outcome(tmp_path, Limits(parser_memory_bytes=300 << 20))[0]["book.xlsx"] in ("memory", "crashed")
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_dead_child_costs_one_file_only(samples: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "paper.pdf").write_bytes(samples["paper.pdf"])
     path = str(tmp_path / "paper.pdf")
@@ -277,7 +290,7 @@ def test_a_confined_process_reads_and_does_nothing_else(tmp_path: Path) -> None:
     victim.write_text("kept")
     done = subprocess.run(
         [sys.executable, "-c", CONFINED, str(victim)],
-        capture_output=True, text=True, check=True, timeout=60, env={"PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True, text=True, check=True, timeout=600, env={"PYTHONPATH": str(Path(__file__).parents[3])},
     )  # fmt: skip
     assert sorted(done.stdout.split()) == ["read", "thread"]
     assert victim.read_text() == "kept"
