@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.settings import Settings
+from tenants.errors import Cancelled
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,6 +40,7 @@ class Run:
     def __init__(self, settings: Settings, experiment: str, params: Mapping[str, object]) -> None:
         self.run_id: str | None = None
         self.failure: str | None = None
+        self.versions: dict[str, str] = {}
         self._steps: queue.SimpleQueue[Step | None] = queue.SimpleQueue()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(settings, experiment, dict(params)), daemon=True)
@@ -54,6 +56,32 @@ class Run:
         def log(client: MlflowClient, run_id: str) -> None:
             for name, value in kept.items():
                 client.log_metric(run_id, name, value)
+
+        self._steps.put(log)
+
+    def series(self, name: str, points: Sequence[tuple[int, float]]) -> None:
+        """Log a curve of (step, value)."""
+        kept = list(points)
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            for step, value in kept:
+                client.log_metric(run_id, name, value, step=step)
+
+        self._steps.put(log)
+
+    def register(self, folder: Path, name: str, alias: str) -> None:
+        """Keep a model's folder as an artefact and make it the newest version of `name`, which `alias` then means.
+
+        `versions[name]` tells the version once it is there; the folder must stay until the run is closed.
+        """
+
+        def log(client: MlflowClient, run_id: str) -> None:
+            client.log_artifacts(run_id, str(folder), name)
+            source = f"{client.get_run(run_id).info.artifact_uri}/{name}"
+            _known_model(client, name)
+            version = client.create_model_version(name, source, run_id=run_id)
+            client.set_registered_model_alias(name, alias, version.version)
+            self.versions[name] = str(version.version)
 
         self._steps.put(log)
 
@@ -106,14 +134,27 @@ class Run:
 
 @contextmanager
 def run(settings: Settings, experiment: str, params: Mapping[str, object]) -> Iterator[Run]:
-    """A run of `experiment`, such as `fathom/indexing`; FINISHED, or FAILED when the block raises."""
+    """A run of `experiment`, such as `fathom/indexing`; FINISHED, KILLED when it was cancelled, or else FAILED."""
     started = Run(settings, experiment, params)
     status = "FAILED"
     try:
         yield started
         status = "FINISHED"
+    except (Cancelled, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
         started.close(status)
+
+
+def _known_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def stage_figure(seconds: Mapping[str, float], title: str) -> Figure:

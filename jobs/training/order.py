@@ -1,0 +1,90 @@
+"""What a training job is asked to do; checked before anything heavy is loaded. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.training.sources import Sample
+from services.models import BUILTIN
+from tenants.errors import InvalidInput
+
+Role = Literal["small", "large"]
+Engine = Literal["auto", "cpu", "cuda"]
+ROLES: tuple[Role, ...] = ("small", "large")
+ENGINES: tuple[Engine, ...] = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One job. Tokens count a whole pair; `hard_ranks` are fused ranks, 1-based and inclusive.
+
+    `base` is a model reference: an encoder, or a cross-encoder to go on from; `layers` keeps so many of its layers,
+    spread from the first to the last. `teacher` is a cross-encoder's reference whose margins are learned, too.
+    `budget_minutes` and `steps`: whichever ends first. `mix_base` is the largest share of the base's own weights
+    that may be averaged in at the end; dev questions choose. `register` makes the result `fathom-rerank-<role>`.
+    """
+
+    role: Role = "large"
+    data: tuple[Sample, ...] = ()
+    dev: tuple[Sample, ...] = ()
+    tenant: str | None = None
+    base: str = BUILTIN
+    layers: int | None = None
+    teacher: str | None = None
+    embedder: str = BUILTIN
+    work: Path = Path("training")
+    budget_minutes: float | None = 60.0
+    steps: int | None = None
+    resume: bool = False
+    engine: Engine = "auto"
+    seed: int = 1
+    peak: float = 7e-5
+    groups: int = 6
+    frozen_layers: int = 0
+    hard: int = 4
+    medium: int = 1
+    random: int = 0
+    hard_ranks: tuple[int, int] = (5, 60)
+    short_tokens: int = 112
+    long_tokens: int = 224
+    long_share: float = 0.15
+    dev_questions: int = 60
+    dev_depth: int = 30
+    mix_base: float = 0.3
+    register: bool = True
+
+    @property
+    def model_name(self) -> str:
+        """The registered model that the result becomes a version of."""
+        return f"fathom-rerank-{self.role}"
+
+    def params(self) -> dict[str, Any]:
+        """Everything that decides the result, for the run's record; folders by name."""
+        values = asdict(self) | {
+            "data": [sample.folder.name for sample in self.data],
+            "dev": [sample.folder.name for sample in self.dev],
+        }
+        return {name: value for name, value in values.items() if name not in ("work", "resume", "register", "tenant")}
+
+
+def checked(order: Order) -> Order:
+    """The order itself. Raises `InvalidInput` naming what cannot be."""
+    faults = {
+        "/data": not order.data and order.tenant is None and "give --data FOLDER, or --tenant for its feedback",
+        "/budget_minutes": order.budget_minutes is None and order.steps is None and "give a budget, or steps",
+        "/minutes": (order.budget_minutes or 1) <= 0 and "a budget is more than nothing",
+        "/steps": (order.steps or 1) < 1 and "a run has at least one step",
+        "/layers": order.layers is not None and order.layers < 1 and "a model has at least one layer",
+        "/hard_ranks": not 1 <= order.hard_ranks[0] <= order.hard_ranks[1] and "ranks are FIRST:LAST, from 1 up",
+        "/hard": order.hard + order.medium + order.random < 1 and "a group needs a negative",
+        "/groups": order.groups < 1 and "a step has at least one group",
+        "/peak": order.peak <= 0 and "a learning rate is more than 0",
+        "/long_tokens": not 16 <= order.short_tokens <= order.long_tokens <= 512 and "tokens: 16 ≤ short ≤ long ≤ 512",
+        "/mix_base": not 0 <= order.mix_base < 1 and "a share is in [0, 1)",
+    }
+    for pointer, fault in faults.items():
+        if fault:
+            raise InvalidInput.field(pointer, fault)
+    return order

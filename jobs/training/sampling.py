@@ -1,0 +1,155 @@
+"""Mined questions → groups of one positive and its negatives, in an order that a seed decides. Pure.
+
+Negatives of a group: HARD of the fused ranks `hard`, MEDIUM from behind them, RANDOM from the whole corpus; what a
+source lacks is made up at random. Sources are mixed by shares, so that a large one does not drown the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from jobs.training.mining import Mined
+from jobs.training.pairs import Ids, PairBuilder, rarity, window
+from tenants.errors import InvalidInput
+
+Float32 = npt.NDArray[np.float32]
+
+MAX_QUESTION = 64
+OTHER_POSITIVE = 0.3  # how often a document's second-best chunk stands for it
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A group's negatives by kind, and the fused ranks (1-based, inclusive) that count as hard."""
+
+    hard: int = 5
+    medium: int = 1
+    random: int = 1
+    ranks: tuple[int, int] = (5, 60)
+
+    @property
+    def size(self) -> int:
+        """Candidates of a group, its positive included."""
+        return 1 + self.hard + self.medium + self.random
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of a pair at most: `short`, but `long` in `long_share` of the groups."""
+
+    short: int = 128
+    long: int = 256
+    long_share: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One question with its candidates, the positive first."""
+
+    question: Ids
+    passages: tuple[Ids, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One source, tokenised. `positives` and `rankings` hold rows of `passages`; `free` the rows not reserved."""
+
+    name: str
+    questions: list[Ids]
+    passages: list[Ids]
+    positives: list[list[int]]
+    rankings: list[list[int]]
+    free: npt.NDArray[np.int64]
+    rarity: Float32 = field(repr=False)
+
+
+def pool_of(mined: Mined, builder: PairBuilder) -> Pool:
+    """Tokenise the training questions of a mined source. Raises `InvalidInput` when there is none."""
+    rows = [row for row in mined.questions.to_pylist() if row["split"] == "train" and row["positives"]]
+    if not rows:
+        raise InvalidInput(f"{mined.name} has no training question with a relevant passage; give labelled questions")
+    passages = builder.texts(mined.passages["text"].to_pylist())
+    return Pool(
+        name=mined.name,
+        questions=builder.texts([row["text"] for row in rows]),
+        passages=passages,
+        positives=[row["positives"] for row in rows],
+        rankings=[row["ranking"] for row in rows],
+        free=np.flatnonzero(~np.array(mined.passages["reserved"].to_pylist(), dtype=bool)),
+        rarity=rarity(passages),
+    )
+
+
+def negatives(
+    ranking: Sequence[int], free: npt.NDArray[np.int64], taken: set[int], mix: Mix, chance: np.random.Generator
+) -> list[int]:
+    """Rows of the negatives of one group, all different, none of `taken` (the relevant ones)."""
+    low, high = mix.ranks
+    hard = list(ranking[low - 1 : high])
+    picked = _some(hard, mix.hard, chance)
+    picked += _some(list(ranking[high:]), mix.medium, chance)
+    known = taken | set(picked)
+    for _ in range(50 * mix.size):
+        if len(picked) == mix.size - 1 or not len(free):
+            break
+        row = int(free[chance.integers(len(free))])
+        if row not in known:
+            picked.append(row)
+            known.add(row)
+    return picked
+
+
+class Sampler:
+    """Endless groups. The same seed and number give the same group, so that a resumed run sees what comes next.
+
+    Sources take turns by the square root of their questions: a large one leads, it does not drown the others.
+    """
+
+    def __init__(self, pools: Sequence[Pool], mix: Mix, lengths: Lengths, frame_size: int, seed: int) -> None:
+        self._pools = pools
+        self._mix = mix
+        self._lengths = lengths
+        self._frame_size = frame_size
+        self._seed = seed
+        sizes = [len(pool.questions) for pool in pools]
+        self._cycle = _turns(np.sqrt(sizes))
+        self._orders = [np.random.default_rng([seed, size]).permutation(size) for size in sizes]
+
+    def groups(self, first: int, count: int) -> list[Group]:
+        """Groups number `first` to `first + count`; a source's questions all come once before one comes again."""
+        return [self._group(number) for number in range(first, first + count)]
+
+    def _group(self, number: int) -> Group:
+        chance = np.random.default_rng([self._seed, number])
+        pool, row = self._question(number)
+        positives = pool.positives[row]
+        best = positives[int(chance.integers(len(positives)))] if chance.random() < OTHER_POSITIVE else positives[0]
+        rows = [best, *negatives(pool.rankings[row], pool.free, set(positives), self._mix, chance)]
+        question = pool.questions[row][:MAX_QUESTION]
+        most = self._lengths.long if chance.random() < self._lengths.long_share else self._lengths.short
+        room = max(1, most - self._frame_size - len(question))
+        return Group(question, tuple(window(question, pool.passages[one], room, pool.rarity) for one in rows))
+
+    def _question(self, number: int) -> tuple[Pool, int]:
+        rounds, place = divmod(number, len(self._cycle))
+        kind = self._cycle[place]
+        turn = rounds * self._cycle.count(kind) + self._cycle[:place].count(kind)
+        return self._pools[kind], int(self._orders[kind][turn % len(self._orders[kind])])
+
+
+def _turns(weights: npt.NDArray[np.float64], length: int = 100) -> list[int]:
+    """Smooth weighted round robin: `length` turns in which everyone's share is its weight's, within one turn."""
+    share, credit, turns = weights / weights.sum(), np.zeros(len(weights)), list[int]()
+    for _ in range(length):
+        credit += share
+        turns.append(int(np.argmax(credit)))
+        credit[turns[-1]] -= 1
+    return turns
+
+
+def _some(rows: Sequence[int], count: int, chance: np.random.Generator) -> list[int]:
+    return [int(rows[place]) for place in chance.permutation(len(rows))[:count]]
