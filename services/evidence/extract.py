@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -41,7 +42,8 @@ class ExtractiveAnswerer:
         """Each sentence with its marker, then its citation; the draft last. An abstention cites nothing."""
         want, found = await asyncio.to_thread(_read, question, evidence, candidates)
         vectors = await self._vectors(scope, found)
-        for event in await asyncio.to_thread(_written, scope, want, found, vectors, evidence, candidates):
+        written = partial(_written, scope, want, found, vectors, evidence, candidates, question.max_tokens)
+        for event in await asyncio.to_thread(written):
             yield event
 
     async def _vectors(self, scope: TenantScope, found: Sequence[Sentence]) -> Float32 | None:
@@ -68,6 +70,7 @@ def _written(
     vectors: Float32 | None,
     evidence: Evidence,
     candidates: Candidates,
+    max_tokens: int | None,
 ) -> list[AnswerEvent]:
     """Everything from the sentences' vectors to the events; `vectors` None where there are none to be had."""
     lexical = vectors is None
@@ -80,7 +83,7 @@ def _written(
         logit = logits(table)
         probability = answerable(evidence_features(want, found, table, logit, evidence, candidates))
         if scope.config.answer.abstain == "never" or not declines(probability):
-            picks = pick(want.text, found, logit)
+            picks = pick(want.text, found, logit, max_tokens)
     return _events(compose(evidence.passages, picks), probability, ("generator_unavailable",) if lexical else ())
 
 

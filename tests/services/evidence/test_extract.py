@@ -28,10 +28,10 @@ TOWER = (
 FRUIT = "Bananas grow in bunches. They are yellow when ripe. Apples grow on trees in cool countries."
 
 
-def ask(text: str, *passages: str, **config: object) -> list[AnswerEvent]:
+def ask(text: str, *passages: str, max_tokens: int | None = None, **config: object) -> list[AnswerEvent]:
     async def run() -> list[AnswerEvent]:
         retriever = fakes.FakeRetriever([fakes.passage(n, one) for n, one in enumerate(passages)])
-        scope, question = fakes.scope(**config), Question(text)
+        scope, question = fakes.scope(**config), Question(text, max_tokens=max_tokens)
         found = await retriever.retrieve(scope, question)
         fusion = fuse(found, "hybrid", FusionProfile())
         ranked = await FirstStage().rerank(scope, question, found, fusion)
@@ -147,3 +147,13 @@ def test_a_sentence_holds_what_is_asked_for() -> None:
     assert holds("person", "It was built by Gustave Eiffel.", "Who built it?") == 1.0
     assert holds("person", "It was built by Gustave Eiffel.", "Who is Gustave Eiffel?") == 0.0
     assert holds("other", "x", "") == 0.5
+
+
+@pytest.mark.parametrize(("limit", "sentences"), [(None, 3), (1_000, 3), (16, 2), (15, 1), (1, 1)])
+def test_max_tokens_bounds_the_words_of_whole_sentences(limit: int | None, sentences: int) -> None:
+    steps = (
+        "To water a cactus pour water on the soil. Then let all the water drain off. Then wait until the soil is dry."
+    )
+    draft = draft_of(ask("How do I water a cactus?", steps, max_tokens=limit))
+    assert len(draft.citations) == sentences
+    assert all(cite.quote in steps for cite in draft.citations)
