@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +33,10 @@ STRIDE = 16  # pairs of a batch at λ = 0 under a limit, so that it is overstepp
 REASONS = ("skipped_confident", "scored_small", "escalated", "cached", "budget_stop", "flagged")
 
 Places = npt.NDArray[np.intp]
+
+# What the small model may say, in deviations of its effect on the mean: middles of seven parts of a logistic.
+_HINT_CHANCE = np.array([0.2, 0.3, 0.25, 0.15, 0.06, 0.03, 0.01])
+_HINTS = np.array([-1.379, -0.354, 0.288, 0.872, 1.444, 2.057, 3.088])
 
 _DISCOUNT = np.concatenate([1.0 / np.log2(np.arange(2, K + 2)), [0.0]])
 
@@ -73,11 +76,12 @@ class State:
 class View:
     """What a state means, in its order. (n,) float64: p, final score f, worth r; place (n,) 0-based in the final order.
 
-    `nodes` (n, m) float64: p for each of m equally likely large logits; every column the same where it is known.
+    `chance` (n, m) float64: probability of each level of the predictor; `levels` (m,) float64: p of each.
     """
 
     belief: Belief
-    nodes: Float64
+    chance: Float64
+    levels: Float64
     probability: Float64
     score: Float64
     worth: Float64
@@ -174,17 +178,20 @@ def simulate(
 
 def look(state: State) -> View:
     """Beliefs, scores and places of a state."""
-    profile = state.profile
+    profile, facts = state.profile, state.facts
     belief = profile.predictor.posterior(state.prior, state.large, state.small)
-    logits = belief.mean[:, None] + belief.spread[:, None] * profile.predictor.nodes
-    nodes = profile.probability(logits).astype(np.float64)
+    chance = profile.predictor.chance(belief.mean, belief.spread)
+    levels = profile.probability(profile.predictor.levels).astype(np.float64)
+    known = np.isfinite(state.large)
     # In float32, as it is recorded: an audit record then gives the same score to the last bit.
-    probability = np.where(belief.spread > 0, nodes.mean(1), nodes[:, 0]).astype(np.float32).astype(np.float64)
-    score = final_score(profile.blend, probability, state.facts.fused).astype(np.float64)
+    probability = (chance * levels).sum(1).astype(np.float32)
+    probability[known] = profile.probability(state.large[known])
+    score = final_score(profile.blend, probability, facts.fused).astype(np.float64)
     place = np.empty(len(score), np.intp)
-    place[np.lexsort((state.facts.rank, -score))] = np.arange(len(score))
-    worth = _worth(profile, _final(profile, nodes, state.facts.fused[:, None])).mean(1)
-    return View(belief, nodes, probability, score, worth, place)
+    place[np.lexsort((facts.rank, -score))] = np.arange(len(score))
+    worth = (chance * _worth(profile, _final(profile, levels, facts.fused[:, None]))).sum(1)
+    worth[known] = _worth(profile, score[known])
+    return View(belief, chance, levels, probability.astype(np.float64), score, worth, place)
 
 
 def final_score(blend: float, probability: npt.ArrayLike, fused: Float32) -> Float32:
@@ -232,7 +239,7 @@ def _offer(state: State, view: View, role: Role, room: int) -> tuple[float, Acti
     open_ = np.flatnonzero(_open(state, role))
     if not len(open_):
         return None
-    gain = gains(state, view, role)[open_]
+    gain = gains(state, view, role, open_)
     cost = state.costs.tables[role].of(state.facts.tokens[open_])
     best = np.argsort(-gain / cost, kind="stable")[:room]
     least = min(len(best), BATCHES[min(len(state.steps), len(BATCHES) - 1)])
@@ -258,37 +265,31 @@ def _forced(state: State, view: View) -> Places:
     return np.flatnonzero(state.facts.flagged & (view.place < K) & _open(state, "large"))
 
 
-def gains(state: State, view: View, role: Role) -> Float64:
-    """(n,) expected gain of nDCG@10 from scoring each candidate alone; 0 where nothing can change."""
-    nodes = view.nodes if role == "large" else _hinted(state, view)
-    score = _final(state.profile, nodes, state.facts.fused[:, None])
-    moved = _moves(view, score, _worth(state.profile, score)).mean(1)
+def gains(state: State, view: View, role: Role, rows: Places) -> Float64:
+    """(len(rows),) expected gain of nDCG@10 from scoring each of these candidates alone."""
+    fused = state.facts.fused[rows, None]
+    if role == "large":
+        chance, probability = view.chance[rows], np.broadcast_to(view.levels, (len(rows), len(view.levels)))
+    else:
+        chance, probability = _hints(state, view, rows)
+    score = _final(state.profile, probability, fused)
+    moved = (chance * _moves(view, rows, score, _worth(state.profile, score))).sum(1)
     gain: Float64 = np.maximum(moved, 0.0) / _ideal(view.worth)
     return gain
 
 
-def _hinted(state: State, view: View) -> Float64:
-    """(n, m) p after the small model spoke: a mean-preserving contraction of the nodes."""
-    spread = view.belief.spread
-    share = view.belief.informed[spread > 0] / spread[spread > 0]
-    mixing = contraction(tuple(state.profile.predictor.nodes.tolist()), round(float(share.max(initial=0.0)), 2))
-    hinted: Float64 = np.einsum("nj,kj->nk", view.nodes, mixing)
-    return hinted
+def _hints(state: State, view: View, rows: Places) -> tuple[Float64, Float64]:
+    """(r, m) probability of each thing that the small model may say, and p after it."""
+    belief, predictor = view.belief, state.profile.predictor
+    mean, informed = belief.mean[rows], belief.informed[rows]
+    left = np.sqrt(np.maximum(belief.spread[rows] ** 2 - informed**2, 0.0))
+    chance = np.broadcast_to(_HINT_CHANCE, (len(rows), len(_HINTS)))
+    after = predictor.chance(mean[:, None] + informed[:, None] * _HINTS, np.broadcast_to(left[:, None], chance.shape))
+    return chance, (after * view.levels).sum(2)
 
 
-@lru_cache(maxsize=256)
-def contraction(nodes: tuple[float, ...], share: float) -> Float64:
-    """(m, m) doubly stochastic: row k weighs the nodes given a hint at node k, correlated with them by `share`."""
-    x = np.array(nodes)
-    kernel = np.exp(-((x[None, :] - share * x[:, None]) ** 2) / (2 * max(1 - share**2, 1e-4)))
-    for _ in range(50):  # Sinkhorn's balancing: expectations stay what they were
-        kernel /= kernel.sum(0)
-        kernel /= kernel.sum(1, keepdims=True)
-    return kernel
-
-
-def _moves(view: View, score: Float64, worth: Float64) -> Float64:
-    """(n, m) change of DCG@10 when candidate i alone gets score[i, j] and is found to be worth[i, j].
+def _moves(view: View, rows: Places, score: Float64, worth: Float64) -> Float64:
+    """(r, m) change of DCG@10 when candidate rows[i] alone gets score[i, j] and is found to be worth[i, j].
 
     Whoever is overtaken falls by one place and the others behind rise: sums over a stretch of places, by prefix sums.
     """
@@ -299,7 +300,7 @@ def _moves(view: View, score: Float64, worth: Float64) -> Float64:
     step = discount[:-2] - discount[1:-1]
     fall = np.concatenate([[0.0], np.cumsum(held * step)])
     rise = np.concatenate([[0.0, 0.0], np.cumsum(held[1:] * step[:-1])])
-    place = view.place[:, None]
+    place = view.place[rows, None]
     new = np.searchsorted(ranked, -score)
     new -= (new > place).astype(np.intp)
     own = worth * (discount[new] - discount[place])
@@ -343,19 +344,20 @@ def _places(state: State, rows: Int32) -> Places:
 
 def _top(state: State, view: View) -> Float32:
     """P(among the best 10): that the score, once known, passes the tenth of the others as they stand."""
-    score = _final(state.profile, view.nodes, state.facts.fused[:, None])
+    score = _final(state.profile, view.levels, state.facts.fused[:, None])
     ranked = np.sort(view.score)[::-1]
     if len(ranked) <= K:
         return np.ones(len(ranked), np.float32)
     bar = np.where(view.place < K, ranked[K], ranked[K - 1])
-    share: Float32 = (score >= bar[:, None]).mean(1).astype(np.float32)
+    passing = np.where(np.isfinite(state.large)[:, None], (view.score >= bar)[:, None], score >= bar[:, None])
+    share: Float32 = (view.chance * passing).sum(1).astype(np.float32)
     return share
 
 
 def _regret(state: State, view: View) -> float:
     if state.profile.blend <= 0 or "large" not in state.costs.tables:
         return 0.0
-    return float(gains(state, view, "large")[_open(state, "large")].sum())
+    return float(gains(state, view, "large", np.flatnonzero(_open(state, "large"))).sum())
 
 
 def _reasons(state: State, stop: str) -> list[str]:

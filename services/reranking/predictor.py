@@ -1,28 +1,38 @@
 """Predicts what the large cross-encoder would say of every candidate, and learns from each batch that it did say. Pure.
 
-    t_i = w·[1, rows_i, question] + u_i·a + ε_i        a ~ N(0, Ω) once per question, ε_i ~ N(0, σ²) per candidate
-    s_i = offset + slope·t_i + η_i                     the small model's logit, η_i ~ N(0, ρ²)
+    z(t_i) = w·[1, rows_i, question] + u_i·a + ε_i     a ~ N(0, Ω) once per question, ε_i per candidate, deviation σ
+    y(s_i) = offset + slope·z(t_i) + η_i               the small model's logit s_i, η_i of deviation ρ
 
-t_i is the large model's raw logit, u_i = [1, fused_i]: how hard this question is, and how far the first stage can be
-trusted on it. Given logits, `a` is Gaussian in closed form (Bayesian linear regression; Bishop, PRML, 3.3), a large
-logit settles its own candidate, a small one shrinks towards it. Fitted by expectation–maximisation for a linear
-mixed model (Laird, Ware 1982) on logged full reranks; needs no labels.
+t_i is the large model's raw logit; z and y map a model's logits to the quantiles of a standard logistic by their rank
+among all logged ones, since logits are no bell curve: a thousand noes and, far above, a few yeses. u_i = [1, fused_i]:
+how hard this question is, and how far the first stage can be trusted on it. Given logits, `a` has a Gaussian posterior
+in closed form (Bayesian linear regression; Bishop, PRML, 3.3) with residuals clipped at CLIP σ: one yes says little of
+the others. A large logit settles its own candidate, a small one shrinks towards it. What remains open is logistic:
+`chance` gives the probability of each of a few levels of logits, tails included. Fitted by expectation–maximisation for
+a linear mixed model (Laird, Ware 1982) on logged full reranks; needs no labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from services.contracts import Float32
-from services.reranking.facts import Facts, Float64, Role
+from services.reranking.facts import ROLES, Facts, Float64, Role
 
-NODES = 9
 RIDGE = 10.0
 ROUNDS = 40
+CLIP = 1.5
+# Where the levels of logits part, as quantiles of all logged ones: finer where the yeses are.
+PARTS = (0.3, 0.6, 0.8, 0.88, 0.93, 0.96, 0.98, 0.99, 0.995)
+KNOTS = (0.001, 0.01, 0.03, 0.1, 0.2, *PARTS, 0.998, 0.9995)
+
+_LOGISTIC = 3**0.5 / np.pi  # a standard logistic over its deviation
 
 
 class Logs(Protocol):
@@ -41,7 +51,7 @@ class Logs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """Before any logit: mean (n,) float64 of each large logit, and effects (n, d) float64, the rows u_i."""
+    """Before any logit: mean (n,) float64 of z, and effects (n, d) float64, the rows u_i."""
 
     mean: Float64
     effects: Float64
@@ -49,9 +59,9 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """mean and spread (n,) float64: expectation and standard deviation of each large logit; spread 0 = known.
+    """mean and spread (n,) float64 of z(t_i); spread 0 = known.
 
-    informed (n,) float64: how much of the spread a small logit would take away, as the deviation of the mean.
+    informed (n,) float64: the deviation of that mean once the small model will have spoken; 0 where it cannot help.
     """
 
     mean: Float64
@@ -60,23 +70,41 @@ class Belief:
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """One model's logits as standard logistic quantiles: `logits` (k,) ascending stand for `values` (k,)."""
+
+    logits: Float64
+    values: Float64
+
+    def of(self, logits: npt.ArrayLike) -> Float64:
+        """Interpolated; beyond the ends by the last slope. NaN stays NaN."""
+        x = np.asarray(logits, np.float64)
+        inside = np.interp(x, self.logits, self.values)
+        low = self.values[0] + (x - self.logits[0]) * _slope(self, 0)
+        high = self.values[-1] + (x - self.logits[-1]) * _slope(self, -2)
+        return np.where(x < self.logits[0], low, np.where(x > self.logits[-1], high, inside))
+
+
+@dataclass(frozen=True, slots=True)
 class Predictor:
-    """See the module. `nodes` (m,) are equally likely standardised residuals: logits are no bell curve."""
+    """See the module. `levels` (m,) logits stand for the parts between `edges` (m − 1,), which are on z's scale."""
 
     center: Float64
     scale: Float64
     weights: Float64
     omega: Float64
     noise: float
+    large: Scale
+    small: Scale
     offset: float
     slope: float
     small_noise: float
-    nodes: Float64
+    edges: Float64
+    levels: Float64
 
     def prior(self, facts: Facts) -> Prior:
         """Before any pair is scored."""
-        design = _design(facts)
-        standard = (design - self.center) / self.scale
+        standard = (_design(facts) - self.center) / self.scale
         # Element by element, not by BLAS, whose sums depend on the machine's threads.
         mean = self.weights[0] + (standard * self.weights[1:]).sum(1)
         return Prior(mean, _effects(facts))
@@ -85,45 +113,83 @@ class Predictor:
         """Given the logits so far, (n,) float32 each, NaN = not scored."""
         known, hinted = np.isfinite(large), np.isfinite(small)
         hinted &= ~known
-        hint = (small - self.offset) / self.slope
         rho, sigma = (self.small_noise / self.slope) ** 2, self.noise**2
-        residual = np.where(known, large, np.where(hinted, hint, prior.mean)) - prior.mean
-        precision = np.where(known, 1 / sigma, np.where(hinted, 1 / (sigma + rho), 0.0))
-        effect, covariance = _effect(prior.effects, residual, precision, self.omega)
+        said = np.where(known, self.large.of(large), (self.small.of(small) - self.offset) / self.slope)
+        told = known | hinted
+        residual = np.where(told, said - prior.mean, 0.0)
+        variance = np.where(hinted, sigma + rho, sigma)
+        bound = CLIP * np.sqrt(variance)
+        effect, covariance = _effect(
+            prior.effects, np.clip(residual, -bound, bound), np.where(told, 1 / variance, 0.0), self.omega
+        )
         drift = (prior.effects * effect).sum(1)
-        doubt = (prior.effects[:, :, None] * covariance * prior.effects[:, None, :]).sum((1, 2))
+        doubt = ((prior.effects[:, :, None] * covariance).sum(1) * prior.effects).sum(1)
         trust = np.where(hinted, sigma / (sigma + rho), 0.0)
-        mean = np.where(known, large, prior.mean + drift + trust * (residual - drift))
-        variance = np.where(known, 0.0, sigma * (1 - trust) + (1 - trust) ** 2 * doubt)
-        informed = np.where(known | hinted, 0.0, variance / np.sqrt(variance + rho))
-        return Belief(mean, np.sqrt(variance), informed)
+        left = np.where(known, 0.0, sigma * (1 - trust) + (1 - trust) ** 2 * doubt)
+        mean = np.where(known, said, prior.mean + drift + trust * (residual - drift))
+        return Belief(mean, np.sqrt(left), np.where(told, 0.0, left / np.sqrt(left + rho)))
+
+    def chance(self, mean: Float64, spread: Float64) -> Float64:
+        """(…, m) probability of each level, where z is logistic with this mean and deviation, both (…)."""
+        far = (self.edges - mean[..., None]) / (_LOGISTIC * np.maximum(spread, 1e-6))[..., None]
+        below = 1.0 / (1.0 + np.exp(-np.clip(far, -40.0, 40.0)))
+        parts = np.empty((*below.shape[:-1], below.shape[-1] + 1))
+        parts[..., 0], parts[..., -1] = below[..., 0], 1.0 - below[..., -1]
+        parts[..., 1:-1] = below[..., 1:] - below[..., :-1]
+        return parts
 
     def to_json(self) -> dict[str, Any]:
         """Numbers and lists."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Predictor:
         """What `to_json` wrote."""
         read: dict[str, Any] = {name: np.array(one) if isinstance(one, list) else one for name, one in value.items()}
-        return cls(**read)
+        scales = {name: Scale(*(np.array(value[name][part]) for part in ("logits", "values"))) for name in ROLES}
+        return cls(**read | scales)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Scale):
+        return {"logits": value.logits.tolist(), "values": value.values.tolist()}
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _slope(scale: Scale, at: int) -> float:
+    run = float(scale.logits[at + 1] - scale.logits[at])
+    return float(scale.values[at + 1] - scale.values[at]) / run if run > 0 else 0.0
 
 
 def fit(logs: Sequence[Logs]) -> Predictor:
     """Of at least one question with a scored pair; small logits may be missing everywhere. Raises `ValueError`."""
-    scored = [(one.facts, np.isfinite(one.logits["large"])) for one in logs]
+    scored = [(one, np.isfinite(one.logits["large"])) for one in logs]
     if not any(known.any() for _, known in scored):
         raise ValueError("no pair was scored by the large model, so there is nothing to fit")
-    designs = [_design(facts)[known] for facts, known in scored]
-    targets = [one.logits["large"][known].astype(np.float64) for one, (_, known) in zip(logs, scored, strict=True)]
-    effects = [_effects(facts)[known] for facts, known in scored]
+    logits = np.concatenate([one.logits["large"][known] for one, known in scored]).astype(np.float64)
+    large = _scale(logits)
+    designs = [_design(one.facts)[known] for one, known in scored]
     center, scale = _standard(np.concatenate(designs))
     standard = [np.column_stack([np.ones(len(one)), (one - center) / scale]) for one in designs]
-    weights, omega, noise, left = _mixed(standard, targets, effects)
-    offset, slope, small_noise = _relation(logs, noise)
-    nodes = _nodes(left)
-    return Predictor(center, scale, weights, omega, noise, offset, slope, small_noise, nodes)
+    targets = [large.of(one.logits["large"][known]) for one, known in scored]
+    weights, omega, noise = _mixed(standard, targets, [_effects(one.facts)[known] for one, known in scored])
+    parts = np.quantile(logits, PARTS)
+    levels = np.array([_middle(logits, low, high) for low, high in pairwise([-np.inf, *parts, np.inf])])
+    small, offset, slope, small_noise = _relation(logs, large, noise)
+    return Predictor(
+        center, scale, weights, omega, noise, large, small, offset, slope, small_noise, large.of(parts), levels
+    )
+
+
+def _scale(logits: Float64) -> Scale:
+    """Knots at KNOTS of the logits; equal ones are kept apart by a hair, so that the map never stands still."""
+    at = np.quantile(logits, KNOTS) + 1e-6 * np.arange(len(KNOTS))
+    return Scale(at, np.log(KNOTS) - np.log1p(-np.array(KNOTS)))
+
+
+def _middle(logits: Float64, low: float, high: float) -> float:
+    inside = logits[(logits > low) & (logits <= high)]
+    return float(inside.mean()) if len(inside) else float(np.clip(logits.mean(), low, high))
 
 
 def _design(facts: Facts) -> Float64:
@@ -155,17 +221,14 @@ def _standard(design: Float64) -> tuple[Float64, Float64]:
     return design.mean(0), np.where(spread > 1e-6, spread, 1.0)
 
 
-def _mixed(
-    designs: list[Float64], targets: list[Float64], effects: list[Float64]
-) -> tuple[Float64, Float64, float, Float64]:
-    """Expectation–maximisation: weights, Ω, σ and every residual."""
+def _mixed(designs: list[Float64], targets: list[Float64], effects: list[Float64]) -> tuple[Float64, Float64, float]:
+    """Expectation–maximisation: weights, Ω and σ."""
     whole, target = np.concatenate(designs), np.concatenate(targets)
     ridge = RIDGE * np.eye(whole.shape[1])
     ridge[0, 0] = 0.0
     gram = whole.T @ whole + ridge
     weights = np.linalg.solve(gram, whole.T @ target)
     omega, noise = np.eye(2), max(float(np.std(target - whole @ weights)), 1e-3)
-    left: Float64 = target - whole @ weights
     for _ in range(ROUNDS):
         moved, moments, rest = [], np.zeros((2, 2)), 0.0
         for design, wanted, effect in zip(designs, targets, effects, strict=True):
@@ -174,36 +237,25 @@ def _mixed(
             moved.append(effect @ mean)
             moments += np.outer(mean, mean) + covariance
             rest += float(((off - effect @ mean) ** 2).sum() + np.trace(effect.T @ effect @ covariance))
-        shift = np.concatenate(moved)
-        weights = np.linalg.solve(gram, whole.T @ (target - shift))
+        weights = np.linalg.solve(gram, whole.T @ (target - np.concatenate(moved)))
         omega, noise = moments / len(designs) + 1e-4 * np.eye(2), max(float(np.sqrt(rest / len(target))), 1e-3)
-        left = target - shift - whole @ weights
-    return np.asarray(weights, np.float64), omega, noise, left
+    return np.asarray(weights, np.float64), omega, noise
 
 
-def _relation(logs: Sequence[Logs], noise: float) -> tuple[float, float, float]:
-    """offset, slope, ρ of the small model's logit given the large's; a useless small model has a huge ρ."""
+def _relation(logs: Sequence[Logs], large: Scale, noise: float) -> tuple[Scale, float, float, float]:
+    """The small model's scale, then offset, slope, ρ given the large's; a useless small model has a huge ρ."""
+    useless = (large, 0.0, 1.0, 1e3 * noise)
     pairs = [(one.logits["large"], one.logits["small"]) for one in logs if "small" in one.logits]
     if not pairs:
-        return 0.0, 1.0, 1e3 * noise
-    large, small = (np.concatenate(part).astype(np.float64) for part in zip(*pairs, strict=True))
-    both = np.isfinite(large) & np.isfinite(small)
+        return useless
+    truth, hint = (np.concatenate(part).astype(np.float64) for part in zip(*pairs, strict=True))
+    both = np.isfinite(truth) & np.isfinite(hint)
     if both.sum() < 3:
-        return 0.0, 1.0, 1e3 * noise
-    large, small = large[both], small[both]
-    slope = float(np.cov(large, small)[0, 1] / max(float(large.var(ddof=1)), 1e-9))
+        return useless
+    small = _scale(hint[both])
+    z, y = large.of(truth[both]), small.of(hint[both])
+    slope = float(np.cov(z, y)[0, 1] / max(float(z.var(ddof=1)), 1e-9))
     if slope <= 1e-3:
-        return 0.0, 1.0, 1e3 * noise
-    offset = float(small.mean() - slope * large.mean())
-    return offset, slope, max(float(np.std(small - offset - slope * large)), 1e-3)
-
-
-def _nodes(left: Float64) -> Float64:
-    """(NODES,) means of equally many residuals, scaled to mean 0 and variance 1."""
-    parts = np.array_split(np.sort(left), NODES) if len(left) >= 10 * NODES else None
-    if parts is None or float(left.std()) < 1e-9:
-        parts = [np.array([value]) for value in (-1.72, -0.95, -0.58, -0.28, 0.0, 0.28, 0.58, 0.95, 1.72)]
-    nodes = np.array([part.mean() for part in parts])
-    nodes = nodes - nodes.mean()
-    scaled: Float64 = nodes / nodes.std()
-    return scaled
+        return useless
+    offset = float(y.mean() - slope * z.mean())
+    return small, offset, slope, max(float(np.std(y - offset - slope * z)), 1e-3)

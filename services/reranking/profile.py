@@ -22,7 +22,7 @@ from services.reranking.calibration import Calibration
 from services.reranking.certificate import Certificate
 from services.reranking.facts import ROLES, Float64, Role
 from services.reranking.features import QUESTION, ROWS
-from services.reranking.predictor import Predictor
+from services.reranking.predictor import Predictor, Scale
 
 PRICES: tuple[float, ...] = (0.0, *(float(f"{price:.3g}") for price in np.geomspace(1e-5, 3e-2, 29)))
 WEIGHTS: Mapping[str, float] = {"casual": 2.0, "standard": 1.0, "high": 0.5}
@@ -96,17 +96,20 @@ class Profile:
 def neutral() -> Profile:
     """What is assumed of models that nothing was learned of: logits of usual size, half the say, no certificate."""
     size = len(ROWS) + len(QUESTION)
-    nodes = np.array([-1.8, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 1.0, 1.8])
+    scale = Scale(np.array([-12.0, 4.0]), np.array([-4.0, 4.0]))
     predictor = Predictor(
         center=np.zeros(size),
         scale=np.ones(size),
-        weights=np.array([-6.0, *np.zeros(size)]),
-        omega=4.0 * np.eye(2),
-        noise=3.0,
+        weights=np.array([-1.0, *np.zeros(size)]),
+        omega=np.eye(2),
+        noise=1.5,
+        large=scale,
+        small=scale,
         offset=0.0,
         slope=1.0,
-        small_noise=3.0,
-        nodes=nodes / nodes.std(),
+        small_noise=1.5,
+        edges=np.arange(-3.0, 4.0),
+        levels=2.0 * np.arange(-3.5, 4.0) - 4.0,
     )
     return Profile(predictor, {role: Calibration() for role in ROLES}, blend=0.5, source="neutral")
 
