@@ -17,7 +17,7 @@ from services.query import Steps
 from services.reranking.first_stage import FirstStage
 from services.retrieval.fusion import FusionProfile, fuse, profile_of
 from services.retrieval.search import LocalRetriever
-from services.settings import Settings
+from services.settings import Retrieval, Settings
 from tenants.config import TenantConfig
 from tenants.corpus import release as releases
 from tenants.corpus.lease import acquire
@@ -54,7 +54,7 @@ def scope(tmp_path):
 
 @pytest.fixture
 def steps():
-    retriever = LocalRetriever(QueryEncoder(lambda _: TopicEncoder()))
+    retriever = LocalRetriever(QueryEncoder(lambda _: TopicEncoder()), Retrieval(leg_timeout_s=300))
     return Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), Unrecorded())
 
 

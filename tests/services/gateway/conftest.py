@@ -21,7 +21,7 @@ from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, Platform, Upload
 from services.query import Steps
 from services.reranking.first_stage import FirstStage
-from services.settings import Ingest, Limits, Settings
+from services.settings import Ingest, Limits, Retrieval, Settings
 from tenants.database import Database
 from tenants.errors import Conflict, NotFound, Unavailable
 from tenants.scope import Release, TenantScope
@@ -211,6 +211,7 @@ def settings_for(folder: Path) -> Settings:
         data_dir=str(folder),
         gateway_slots=4,
         request_timeout_s=120,
+        retrieval=Retrieval(leg_timeout_s=120),
         limits=Limits(body_bytes=256 * 1024, batch_documents=50),
         ingest=Ingest(allow=("https://docs.example.com/public/",)),
     )

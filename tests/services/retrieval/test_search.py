@@ -52,7 +52,7 @@ def rows(count, seed=0):
 
 
 def retriever(encoder=HashEncoder, **settings):
-    return LocalRetriever(QueryEncoder(lambda _: encoder()), Retrieval(**settings))
+    return LocalRetriever(QueryEncoder(lambda _: encoder()), Retrieval(**{"leg_timeout_s": 300} | settings))
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ async def subscriber(tmp_path):
 
 
 def retriever(**settings):
-    return LocalRetriever(QueryEncoder(lambda _: HashEncoder()), Retrieval(**settings))
+    return LocalRetriever(QueryEncoder(lambda _: HashEncoder()), Retrieval(**{"leg_timeout_s": 300} | settings))
 
 
 async def ask(scope, text="pump oil", settings=None, **fields):
