@@ -10,12 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from services.reranking.pairs import PairBatch
+from tenants.errors import InvalidInput
 
 Run = Callable[[Iterable[PairBatch], npt.NDArray[np.float32]], None]
 
 MEASURED_TOKENS = 1_024  # a batch of this many tokens runs at nearly the speed of a full one
 MEASURING_S = 0.6  # for all lengths together; what is left over is scaled by its GFLOP
 REPEATS = 2
+WIDTHS = ("hidden_size", "dim", "d_model")  # BERT's name, DistilBERT's, T5's
+LAYERS = ("num_hidden_layers", "n_layers", "num_layers")
+INNER = ("intermediate_size", "hidden_dim", "d_ff")
 GATED = ("modernbert",)  # architectures whose feed-forward layer has two matrices upwards
 
 
@@ -26,12 +30,19 @@ def gflop(config: Mapping[str, Any], tokens: int, *, trimmed: bool) -> float:
     has 3df. A `trimmed` last layer has 2L·2d² for keys and values, 2(2d² + 2df) + 4Ld for the one row. Embeddings,
     norms, activations and the head are left out: they are under 1 %.
     """
-    width, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
-    inner = int(config.get("intermediate_size") or 4 * width)
+    width, layers = _size(config, WIDTHS), _size(config, LAYERS)
+    inner = _size(config, INNER)
     feed = (3 if config.get("model_type") in GATED else 2) * width * inner
     whole = 2 * tokens * (4 * width**2 + feed) + 4 * tokens**2 * width
     last = 2 * tokens * 2 * width**2 + 2 * (2 * width**2 + feed) + 4 * tokens * width if trimmed else whole
     return ((layers - 1) * whole + last) / 1e9
+
+
+def _size(config: Mapping[str, Any], names: Sequence[str]) -> int:
+    found = next((config[name] for name in names if name in config), None)
+    if found is None:
+        raise InvalidInput.field("/reranker", f"config.json has none of {', '.join(names)}; is it an encoder?")
+    return int(found)
 
 
 def measured_ms(run: Run, lengths: Sequence[int], work: Sequence[float]) -> tuple[float, ...]:

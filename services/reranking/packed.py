@@ -7,6 +7,7 @@ else is computed token by token: the logits are those of padded batches.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,35 +29,34 @@ def packs(model_type: str) -> bool:
     return model_type in PACKED
 
 
-class PackedPairs(torch.nn.Module):
+class PackedPairs:
     """A `…ForSequenceClassification` that was loaded with `attn_implementation=ATTENTION`."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
         self.model = model
         self._first = FIRST_POSITION.get(model.config.model_type, 0)
         self._typed = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
-    def arrays(self, group: list[PairBatch]) -> tuple[npt.NDArray[Any], ...]:
-        """What `forward` takes: ids, positions, types (total,) int64, bounds (n + 1,) int32, the longest window."""
+    def logits(self, group: Sequence[PairBatch], device: torch.device) -> torch.Tensor:
+        """(n, 1) logits of the windows of all batches, one after another."""
         kept = [batch.mask.astype(bool) for batch in group]
         lengths = np.concatenate([mask.sum(axis=1) for mask in kept])
         bounds = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
         ids = np.concatenate([batch.ids[mask] for batch, mask in zip(group, kept, strict=True)])
-        types = np.concatenate([batch.types[mask] for batch, mask in zip(group, kept, strict=True)])
-        places = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths)
-        return ids, places + self._first, types, bounds
-
-    def forward(
-        self, ids: torch.Tensor, places: torch.Tensor, types: torch.Tensor, bounds: torch.Tensor
-    ) -> torch.Tensor:
-        """(n, 1) logits of n windows."""
-        longest = int(places.max()) - self._first + 1
-        extra = {"token_type_ids": types[None]} if self._typed else {}
+        places = np.arange(len(ids)) - np.repeat(bounds[:-1], lengths) + self._first
+        starts = moved(bounds, device)
+        extra = {}
+        if self._typed:
+            types = np.concatenate([batch.types[mask] for batch, mask in zip(group, kept, strict=True)])
+            extra["token_type_ids"] = moved(types, device)[None]
         hidden = self.model.base_model(
-            input_ids=ids[None], position_ids=places[None], bounds=bounds, longest=longest, **extra
+            input_ids=moved(ids, device)[None],
+            position_ids=moved(places, device)[None],
+            bounds=starts,
+            longest=int(lengths.max()),
+            **extra,
         ).last_hidden_state
-        return self._head(hidden[0], bounds)
+        return self._head(hidden[0], starts)
 
     def _head(self, hidden: torch.Tensor, bounds: torch.Tensor) -> torch.Tensor:
         model = self.model
@@ -69,6 +69,11 @@ class PackedPairs(torch.nn.Module):
             pooled = first[:, None]  # RoBERTa's classifier takes the first token itself
         logits: torch.Tensor = model.classifier(pooled)
         return logits
+
+
+def moved(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """`array` on the device."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def packed_attention(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from services.reranking.checkpoint import complete_folder
-from services.reranking.packed import ATTENTION, PackedPairs, packs
+from services.reranking.packed import ATTENTION, PackedPairs, moved, packs
 from services.reranking.pairs import PairBatch
 
 Float32 = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ class TorchPairs:
         """Write each batch's logits into `outputs` (windows, 1)."""
         with self._lock, torch.inference_mode():
             # Results are fetched at the end, so that the GPU works while the next batch is being laid out.
-            done = [(rows, self._model(*self._moved(group))) for rows, group in self._grouped(batches)]
+            done = [(rows, self._model.logits(group, self._device)) for rows, group in self._grouped(batches)]
             for rows, logits in done:
                 outputs[rows, 0] = logits.float().cpu().numpy().reshape(-1)
 
@@ -66,27 +66,19 @@ class TorchPairs:
         if group:
             yield np.concatenate([one.rows for one in group]), group
 
-    def _moved(self, group: list[PairBatch]) -> list[torch.Tensor]:
-        arrays = self._model.arrays(group)
-        return [torch.from_numpy(array).to(self._device, non_blocking=True) for array in arrays]
 
-
-class _Padded(torch.nn.Module):
+class _Padded:
     """Any `…ForSequenceClassification` on padded batches."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__()
         self.model = model
         accepts = "token_type_ids" in inspect.signature(model.forward).parameters
-        self.typed = accepts and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+        self._typed = accepts and int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
-    def arrays(self, group: list[PairBatch]) -> tuple[npt.NDArray[np.int64], ...]:
-        """What `forward` takes, for a group of one batch."""
-        return group[0].inputs
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
-        """(b, length) each → (b, 1) logits."""
-        extra = {"token_type_ids": types} if self.typed else {}
+    def logits(self, group: Sequence[PairBatch], device: torch.device) -> torch.Tensor:
+        """(b, 1) logits of a group of one batch."""
+        ids, mask, types = (moved(array, device) for array in group[0].inputs)
+        extra = {"token_type_ids": types} if self._typed else {}
         logits: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, **extra).logits
         return logits
 
