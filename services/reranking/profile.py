@@ -64,7 +64,7 @@ class Profile:
         """One JSON object."""
         return {
             "predictor": self.predictor.to_json(),
-            "calibration": {role: one.to_json() for role, one in self.calibration.items()},
+            "calibration": {role: self.calibration.get(role, Calibration()).to_json() for role in ROLES},
             "blend": self.blend,
             "worth": list(self.worth),
             "models": dict(self.models),

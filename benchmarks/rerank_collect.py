@@ -1,0 +1,139 @@
+"""Full reranks of labelled sets by both cross-encoders, once: `benchmarks/rerank.py` replays every policy from them.
+
+    python -m benchmarks.rerank_collect --data FOLDER --cache FOLDER [--sets medquad …] [--queries 80] [--all]
+
+A set is chunked, embedded, indexed and asked by the code that serves; every candidate down to depth 100 gets a logit
+of each model. CACHE/log-SET.parquet (jobs/calibration/logs.py) grows by PART questions at a time and is resumed;
+CACHE/models.json names the models: a log of other models is made anew. Vectors are cached too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmarks.retrieval import embedded, parsed_table, published
+from jobs.calibration.collecting import Collector
+from jobs.calibration.logs import Logged, read_log, write_log
+from jobs.calibration.questions import Asked
+from jobs.evaluation.datasets import Dataset, load_dataset
+from jobs.indexing.chunk import chunk_batch
+from services.contracts import CrossEncoderFacts
+from services.embedding.encoder import Encoder, load_encoder
+from services.embedding.queries import QueryEncoder
+from services.reranking.facts import ROLES
+from services.reranking.local import open_scorer
+from services.retrieval.search import LocalRetriever
+from services.settings import Settings, load_settings
+from tenants.config import Rerankers, TenantConfig
+from tenants.ids import TenantUid
+from tenants.scope import TenantScope
+
+SETS = {
+    "medquad": "dev", "vespa_docs": "dev", "cosqa": "dev", "pubmedqa": "dev", "cranfield": "test",
+    "vaswani_npl": "test",
+}  # fmt: skip
+QUERIES = 80
+PART = 10
+
+
+def sampled(folder: Path, split: str, limit: int | None) -> Dataset:
+    """`limit` questions drawn by a fixed seed; all when None."""
+    data = load_dataset(folder / "queries.jsonl.gz", folder / "qrels" / f"{split}.tsv")
+    names = sorted(data.queries)
+    random.Random(0).shuffle(names)
+    kept = names[:limit]
+    return Dataset({name: data.queries[name] for name in kept}, {name: data.judgements[name] for name in kept}, "")
+
+
+@contextmanager
+def indexed(folder: Path, cache: Path, encoder: Encoder, rerankers: Rerankers) -> Iterator[TenantScope]:
+    """The set's corpus as a tenant's published index; gone afterwards, its vectors stay in the cache."""
+    parsed = parsed_table(folder / "corpus.jsonl.gz")
+    chunks = chunk_batch(parsed, TenantConfig().chunking, encoder.tokenizer_json, TenantUid("t_bench"), "benchmark")
+    vectors = embedded(chunks["lexical"].to_pylist(), encoder, cache / folder.name)
+    with tempfile.TemporaryDirectory(prefix="fathom-bench-") as root:
+        yield replace(published(root, chunks, vectors), config=TenantConfig(rerankers=rerankers))
+
+
+async def reranked(
+    scope: TenantScope, encoder: Encoder, data: Dataset, path: Path, settings: Settings
+) -> dict[str, CrossEncoderFacts]:
+    """Add what `path` lacks of the questions."""
+    log = read_log(path) if path.exists() else []  # noqa: ASYNC240 — one question at a time anyway
+    known = {one.query_id for one in log}
+    asked = [Asked(name, text, data.judgements[name]) for name, text in data.queries.items() if name not in known]
+    retriever = LocalRetriever(QueryEncoder(lambda _: encoder))
+    scorer = open_scorer(settings, [], SilentMeter())
+    collector = Collector(scope, retriever, scorer)
+    try:
+        models = await collector.models()
+        for start in range(0, len(asked), PART):
+            began = time.perf_counter()
+            log += [found for one in asked[start : start + PART] if (found := await collector.collect(one, ROLES))]
+            write_log(path, [replace(one, source=path.stem.removeprefix("log-")) for one in log])
+            print(f"{path.stem}: {len(log)} questions, last {PART} in {time.perf_counter() - began:.0f} s", flush=True)
+        return dict(models)
+    finally:
+        await retriever.close()
+        scorer.close()
+
+
+class SilentMeter:
+    """batching.Meter: nothing is served here."""
+
+    def scored(self, tenant: str, model: str, pairs: int, cached: int) -> None:
+        """Not kept."""
+
+    def batch(self, model: str, pairs: int, fill: float) -> None:
+        """Not kept."""
+
+    def queued(self, model: str, pairs: int) -> None:
+        """Not kept."""
+
+
+def logs(cache: Path, names: Sequence[str]) -> dict[str, list[Logged]]:
+    """What was collected, by set."""
+    return {name: read_log(path) for name in names if (path := cache / f"log-{name}.parquet").exists()}
+
+
+def models_of(cache: Path) -> dict[str, CrossEncoderFacts]:
+    """The models of the logs, by role."""
+    stored = json.loads((cache / "models.json").read_text("utf-8"))
+    return {role: CrossEncoderFacts(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
+            for role, one in stored.items()}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--vectors", type=Path, default=Path("out/embeddings"))
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--queries", type=int, default=QUERIES)
+    parser.add_argument("--all", action="store_true", help="every question of the splits")
+    parser.add_argument("--small", default="builtin-small")
+    parser.add_argument("--large", default="builtin-large")
+    parser.add_argument("--threads", type=int, default=None)
+    args = parser.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    encoder = load_encoder("builtin", cache_dir=str(args.vectors / "graphs"))
+    settings = load_settings()
+    for name in args.sets:
+        data = sampled(args.data / name, SETS[name], None if args.all else args.queries)
+        with indexed(args.data / name, args.vectors, encoder, Rerankers(small=args.small, large=args.large)) as scope:
+            models = asyncio.run(reranked(scope, encoder, data, args.cache / f"log-{name}.parquet", settings))
+        text = json.dumps({role: asdict(one) for role, one in models.items()}, indent=1)
+        (args.cache / "models.json").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
