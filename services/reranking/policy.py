@@ -28,6 +28,7 @@ from services.reranking.predictor import Belief, Prior
 from services.reranking.profile import Profile
 
 K = 10
+WINDOW = 32  # candidates that are weighed at once: the best unscored ones as things stand
 BATCHES = (2, 2, 3, 4, 5, 6, 8, 10, 12)  # the fewest pairs of the n-th batch; the last stands for all later ones
 STRIDE = 16  # pairs of a batch at λ = 0 under a limit, so that it is overstepped by little
 REASONS = ("skipped_confident", "scored_small", "escalated", "cached", "budget_stop", "flagged")
@@ -45,7 +46,9 @@ _DISCOUNT = np.concatenate([1.0 / np.log2(np.arange(2, K + 2)), [0.0]])
 class State:
     """One question in the middle. Arrays (n,) are in the order of the first stage, not of the candidates.
 
-    `rows` are the candidate rows in that order; large, small float32 raw logits, NaN = not scored.
+    `rows` are the candidate rows in that order, `place` the inverse; `levels` (m,) p of the predictor's levels;
+    `prices` what a pair of each costs by role; large, small float32 raw logits, NaN = not scored, `heard` the same on
+    the predictor's scales.
     """
 
     facts: Facts
@@ -54,9 +57,13 @@ class State:
     costs: Costs
     limits: Limits
     rows: Int32
+    place: Places
     prior: Prior
+    levels: Float64
+    prices: Mapping[Role, Float64]
     large: Float32
     small: Float32
+    heard: Mapping[Role, Float64]
     cached: Bool
     steps: tuple[Step, ...] = ()
     spent: float = 0.0
@@ -76,12 +83,11 @@ class State:
 class View:
     """What a state means, in its order. (n,) float64: p, final score f, worth r; place (n,) 0-based in the final order.
 
-    `chance` (n, m) float64: probability of each level of the predictor; `levels` (m,) float64: p of each.
+    `chance` (n, m) float64: probability of each level of the predictor.
     """
 
     belief: Belief
     chance: Float64
-    levels: Float64
     probability: Float64
     score: Float64
     worth: Float64
@@ -119,9 +125,21 @@ def start(facts: Facts, profile: Profile, price: float, costs: Costs, limits: Li
         facts.question, facts.rows[rows], facts.fused[rows], facts.rank[rows], facts.tokens[rows], facts.flagged[rows]
     )
     blank = np.full(len(rows), np.nan, np.float32)
-    prior = profile.predictor.prior(ordered)
     return State(
-        ordered, profile, price, costs, limits, rows, prior, blank, blank.copy(), np.zeros(len(rows), np.bool_)
+        facts=ordered,
+        profile=profile,
+        price=price,
+        costs=costs,
+        limits=limits,
+        rows=rows,
+        place=np.argsort(rows),
+        prior=profile.predictor.prior(ordered),
+        levels=profile.probability(profile.predictor.levels).astype(np.float64),
+        prices={role: table.of(ordered.tokens) for role, table in costs.tables.items()},
+        large=blank,
+        small=blank,
+        heard={"large": blank.astype(np.float64), "small": blank.astype(np.float64)},
+        cached=np.zeros(len(rows), np.bool_),
     )
 
 
@@ -133,21 +151,29 @@ def decide(state: State) -> Action:
 
 def observe(state: State, action: Action, logits: Float32, cached: Bool, elapsed: float) -> State:
     """What the model said of `action.rows`, in their order; `elapsed` in the unit of the costs."""
-    here = _places(state, action.rows)
-    column = (state.large if action.kind == "large" else state.small).copy()
+    here, role = state.place[action.rows], _role(action)
+    column = (state.large if role == "large" else state.small).copy()
+    heard, seen = state.heard[role].copy(), state.cached.copy()
+    predictor = state.profile.predictor
     column[here] = logits
-    seen = state.cached.copy()
+    heard[here] = (predictor.large if role == "large" else predictor.small).of(logits)
     seen[here] = cached
-    step = Step(action, logits, cached, elapsed)
-    changed = replace(state, cached=seen, steps=(*state.steps, step), spent=state.spent + elapsed)
-    return replace(changed, large=column) if action.kind == "large" else replace(changed, small=column)
+    return replace(
+        state,
+        large=column if role == "large" else state.large,
+        small=column if role == "small" else state.small,
+        heard={**state.heard, role: heard},
+        cached=seen,
+        steps=(*state.steps, Step(action, logits, cached, elapsed)),
+        spent=state.spent + elapsed,
+    )
 
 
 def conclude(state: State, why: str | None = None) -> Verdict:
     """The final order. `why` names the stop when it was not the policy's own (failed, budget)."""
     stop = why or decide(state).why or "asked"
     view = look(state)
-    back = np.argsort(state.rows)
+    back = state.place
     order = state.rows[np.argsort(view.place)].astype(np.int32)
     return Verdict(
         order=order,
@@ -179,19 +205,18 @@ def simulate(
 def look(state: State) -> View:
     """Beliefs, scores and places of a state."""
     profile, facts = state.profile, state.facts
-    belief = profile.predictor.posterior(state.prior, state.large, state.small)
+    belief = profile.predictor.posterior(state.prior, state.heard["large"], state.heard["small"])
     chance = profile.predictor.chance(belief.mean, belief.spread)
-    levels = profile.probability(profile.predictor.levels).astype(np.float64)
     known = np.isfinite(state.large)
     # In float32, as it is recorded: an audit record then gives the same score to the last bit.
-    probability = (chance * levels).sum(1).astype(np.float32)
+    probability = (chance * state.levels).sum(1).astype(np.float32)
     probability[known] = profile.probability(state.large[known])
     score = final_score(profile.blend, probability, facts.fused).astype(np.float64)
     place = np.empty(len(score), np.intp)
     place[np.lexsort((facts.rank, -score))] = np.arange(len(score))
-    worth = (chance * _worth(profile, _final(profile, levels, facts.fused[:, None]))).sum(1)
+    worth = (chance * _worth(profile, _final(profile, state.levels, facts.fused[:, None]))).sum(1)
     worth[known] = _worth(profile, score[known])
-    return View(belief, chance, levels, probability.astype(np.float64), score, worth, place)
+    return View(belief, chance, probability.astype(np.float64), score, worth, place)
 
 
 def final_score(blend: float, probability: npt.ArrayLike, fused: Float32) -> Float32:
@@ -239,8 +264,10 @@ def _offer(state: State, view: View, role: Role, room: int) -> tuple[float, Acti
     open_ = np.flatnonzero(_open(state, role))
     if not len(open_):
         return None
+    if len(open_) > WINDOW:
+        open_ = np.sort(open_[np.argsort(-view.score[open_], kind="stable")[:WINDOW]])
     gain = gains(state, view, role, open_)
-    cost = state.costs.tables[role].of(state.facts.tokens[open_])
+    cost = state.prices[role][open_]
     best = np.argsort(-gain / cost, kind="stable")[:room]
     least = min(len(best), BATCHES[min(len(state.steps), len(BATCHES) - 1)])
     total, price = np.cumsum(gain[best]), (state.costs.call + np.cumsum(cost[best])) / state.costs.unit
@@ -269,7 +296,7 @@ def gains(state: State, view: View, role: Role, rows: Places) -> Float64:
     """(len(rows),) expected gain of nDCG@10 from scoring each of these candidates alone."""
     fused = state.facts.fused[rows, None]
     if role == "large":
-        chance, probability = view.chance[rows], np.broadcast_to(view.levels, (len(rows), len(view.levels)))
+        chance, probability = view.chance[rows], state.levels
     else:
         chance, probability = _hints(state, view, rows)
     score = _final(state.profile, probability, fused)
@@ -279,13 +306,12 @@ def gains(state: State, view: View, role: Role, rows: Places) -> Float64:
 
 
 def _hints(state: State, view: View, rows: Places) -> tuple[Float64, Float64]:
-    """(r, m) probability of each thing that the small model may say, and p after it."""
+    """(m,) probability of each thing that the small model may say, and (r, m) p after it."""
     belief, predictor = view.belief, state.profile.predictor
     mean, informed = belief.mean[rows], belief.informed[rows]
     left = np.sqrt(np.maximum(belief.spread[rows] ** 2 - informed**2, 0.0))
-    chance = np.broadcast_to(_HINT_CHANCE, (len(rows), len(_HINTS)))
-    after = predictor.chance(mean[:, None] + informed[:, None] * _HINTS, np.broadcast_to(left[:, None], chance.shape))
-    return chance, (after * view.levels).sum(2)
+    after = predictor.chance(mean[:, None] + informed[:, None] * _HINTS, left[:, None])
+    return _HINT_CHANCE, (after * state.levels).sum(2)
 
 
 def _moves(view: View, rows: Places, score: Float64, worth: Float64) -> Float64:
@@ -316,7 +342,7 @@ def _ideal(worth: Float64) -> float:
 
 def _action(state: State, role: Role, rows: Places, gain: float) -> Action:
     """`rows` count in the state's order; the action names candidate rows."""
-    cost = state.costs.call + float(state.costs.tables[role].of(state.facts.tokens[rows]).sum())
+    cost = state.costs.call + float(state.prices[role][rows].sum())
     return Action(role, state.rows[rows], gain, cost)
 
 
@@ -325,9 +351,7 @@ def _within(state: State, action: Action) -> Action:
     left = math.inf if state.limits.pairs is None else state.limits.pairs - state.pairs
     if left <= 0:
         return Action("stop", why="pairs")
-    tokens = state.facts.tokens[_places(state, action.rows)]
-    role: Role = "large" if action.kind == "large" else "small"
-    total = state.costs.call + np.cumsum(state.costs.tables[role].of(tokens))
+    total = state.costs.call + np.cumsum(state.prices[_role(action)][state.place[action.rows]])
     fitting = int(min(left, np.searchsorted(total, state.limits.budget - state.spent, side="right")))
     if fitting <= 0:
         return Action("stop", gain=action.gain, cost=action.cost, why="budget")
@@ -336,15 +360,13 @@ def _within(state: State, action: Action) -> Action:
     return replace(action, rows=action.rows[:fitting], cost=float(total[fitting - 1]))
 
 
-def _places(state: State, rows: Int32) -> Places:
-    """Where candidate rows stand in the state's order."""
-    place = np.argsort(state.rows)
-    return place[rows]
+def _role(action: Action) -> Role:
+    return "large" if action.kind == "large" else "small"
 
 
 def _top(state: State, view: View) -> Float32:
     """P(among the best 10): that the score, once known, passes the tenth of the others as they stand."""
-    score = _final(state.profile, view.levels, state.facts.fused[:, None])
+    score = _final(state.profile, state.levels, state.facts.fused[:, None])
     ranked = np.sort(view.score)[::-1]
     if len(ranked) <= K:
         return np.ones(len(ranked), np.float32)

@@ -109,21 +109,21 @@ class Predictor:
         mean = self.weights[0] + (standard * self.weights[1:]).sum(1)
         return Prior(mean, _effects(facts))
 
-    def posterior(self, prior: Prior, large: Float32, small: Float32) -> Belief:
-        """Given the logits so far, (n,) float32 each, NaN = not scored."""
+    def posterior(self, prior: Prior, large: Float64, small: Float64) -> Belief:
+        """Given what was said so far: large.of and small.of the logits, (n,) float64 each, NaN = not scored."""
         known, hinted = np.isfinite(large), np.isfinite(small)
         hinted &= ~known
-        rho, sigma = (self.small_noise / self.slope) ** 2, self.noise**2
-        said = np.where(known, self.large.of(large), (self.small.of(small) - self.offset) / self.slope)
         told = known | hinted
+        rho, sigma = (self.small_noise / self.slope) ** 2, self.noise**2
+        said = np.where(known, large, (small - self.offset) / self.slope)
         residual = np.where(told, said - prior.mean, 0.0)
         variance = np.where(hinted, sigma + rho, sigma)
         bound = CLIP * np.sqrt(variance)
-        effect, covariance = _effect(
-            prior.effects, np.clip(residual, -bound, bound), np.where(told, 1 / variance, 0.0), self.omega
-        )
+        clipped = np.minimum(np.maximum(residual, -bound), bound)
+        effect, covariance = _effect(prior.effects, clipped, told / variance, self.omega)
         drift = (prior.effects * effect).sum(1)
-        doubt = ((prior.effects[:, :, None] * covariance).sum(1) * prior.effects).sum(1)
+        ones, fused = prior.effects[:, 0], prior.effects[:, 1]
+        doubt = covariance[0, 0] * ones + 2 * covariance[0, 1] * fused + covariance[1, 1] * fused**2
         trust = np.where(hinted, sigma / (sigma + rho), 0.0)
         left = np.where(known, 0.0, sigma * (1 - trust) + (1 - trust) ** 2 * doubt)
         mean = np.where(known, said, prior.mean + drift + trust * (residual - drift))
@@ -132,7 +132,7 @@ class Predictor:
     def chance(self, mean: Float64, spread: Float64) -> Float64:
         """(…, m) probability of each level, where z is logistic with this mean and deviation, both (…)."""
         far = (self.edges - mean[..., None]) / (_LOGISTIC * np.maximum(spread, 1e-6))[..., None]
-        below = 1.0 / (1.0 + np.exp(-np.clip(far, -40.0, 40.0)))
+        below = 1.0 / (1.0 + np.exp(np.minimum(-far, 700.0)))
         parts = np.empty((*below.shape[:-1], below.shape[-1] + 1))
         parts[..., 0], parts[..., -1] = below[..., 0], 1.0 - below[..., -1]
         parts[..., 1:-1] = below[..., 1:] - below[..., :-1]

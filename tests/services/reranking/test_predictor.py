@@ -20,7 +20,7 @@ def test_the_posterior_is_the_joint_gaussians(monkeypatch: pytest.MonkeyPatch) -
     prior = predictor.prior(one.facts)
     large, small = np.full(6, np.nan, np.float32), np.full(6, np.nan, np.float32)
     large[[0, 3]], small[[3, 5]] = [1.0, -4.0], [9.0, 2.0]  # the small model's word on row 3 no longer counts
-    got = predictor.posterior(prior, large, small)
+    got = predictor.posterior(prior, predictor.large.of(large), predictor.small.of(small))
 
     u = prior.effects
     cov = u @ predictor.omega @ u.T + predictor.noise**2 * np.eye(6)
@@ -40,7 +40,7 @@ def test_one_yes_says_little_of_the_others() -> None:
     prior, blank = predictor.prior(one.facts), np.full(100, np.nan, np.float32)
     usual, wild = blank.copy(), blank.copy()
     usual[0], wild[0] = 6.0, 60.0
-    belief, again = (predictor.posterior(prior, said, blank) for said in (usual, wild))
+    belief, again = (predictor.posterior(prior, predictor.large.of(said), blank) for said in (usual, wild))
     np.testing.assert_allclose(belief.mean[1:], again.mean[1:])
 
 
@@ -88,7 +88,9 @@ def test_a_few_logits_tell_how_hard_the_question_is() -> None:
         large = np.where(seen, one.logits["large"], blank).astype(np.float32)
         truth = predictor.large.of(one.logits["large"])
         for told, errors in ((blank, before), (large, after)):
-            errors.append(np.abs(predictor.posterior(prior, told, blank).mean - truth)[~seen].mean())
+            errors.append(
+                np.abs(predictor.posterior(prior, predictor.large.of(told), blank).mean - truth)[~seen].mean()
+            )
     assert np.mean(after) < np.mean(before)
 
 
