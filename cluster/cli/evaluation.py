@@ -12,7 +12,8 @@ from jobs.evaluation.pipeline import Plan, Unrecorded, evaluate
 from services.control_plane import open_control_plane
 from services.evidence.extract import ExtractiveAnswerer
 from services.query import Steps
-from services.reranking.first_stage import FirstStage
+from services.reranking.adaptive import AdaptiveReranker
+from services.reranking.local import Uncounted, open_scorer
 from services.retrieval.local import open_retriever
 from services.settings import Settings
 from tenants.errors import InvalidInput
@@ -34,5 +35,10 @@ def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, 
     store = open_control_plane(settings)
     scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
     retriever = open_retriever(settings)
-    steps = Steps(retriever, FirstStage(), ExtractiveAnswerer(retriever), Unrecorded())
-    return evaluate(dataset, scope, steps, settings, plan)
+    scorer = open_scorer(settings, [scope.config.rerankers.small, scope.config.rerankers.large], Uncounted())
+    steps = Steps(retriever, AdaptiveReranker(scorer), ExtractiveAnswerer(retriever), Unrecorded())
+    try:
+        scorer.wait()
+        return evaluate(dataset, scope, steps, settings, plan)
+    finally:
+        scorer.close()

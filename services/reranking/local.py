@@ -14,6 +14,19 @@ from services.reranking.served import CrossEncoder, ServedModels, is_alias
 from services.settings import Settings
 
 
+class Uncounted:
+    """batching.Meter of a job or a command: nobody looks at its counters."""
+
+    def scored(self, tenant: str, model: str, pairs: int, cached: int) -> None:
+        """See `batching.Meter`."""
+
+    def batch(self, model: str, pairs: int, fill: float) -> None:
+        """See `batching.Meter`."""
+
+    def queued(self, model: str, pairs: int) -> None:
+        """See `batching.Meter`."""
+
+
 def open_scorer(settings: Settings, preload: Sequence[str], meter: Meter) -> LocalScorer:
     """Loads `preload` in the background, other references on first use. A model that is absent is no error here."""
     load = partial(
