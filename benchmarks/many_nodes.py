@@ -44,11 +44,11 @@ WARM_S, AFTER_S = 3.0, 12.0
 class Load(threading.Thread):
     """Clients that ask one question after another until told to stop, each trying once more when refused."""
 
-    def __init__(self, tenant: Tenant, texts: Sequence[str], concurrency: int) -> None:
+    def __init__(self, tenant: Tenant, texts: Sequence[str], concurrency: int, rerank: str = "never") -> None:
         super().__init__(daemon=True)
         self.samples: list[Sample] = []
         self.seconds = 0.0
-        self._calls = [tenant.search(text, rerank="never") for text in texts]
+        self._calls = [tenant.search(text, rerank=rerank) for text in texts]
         self._concurrency = concurrency
         self._over = threading.Event()
 
@@ -198,7 +198,7 @@ def main() -> int:
         flags = [f"--documents={given.documents}", *(["--quick"] if given.quick else [])]
         command = [sys.executable, __file__, *flags, "--inside"]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
-        return run_inside(command, retriever)
+        return run_inside(command, retriever=retriever)
     with os.fdopen(os.dup(1), "w") as output:
         os.dup2(2, 1)  # Ray's raylets speak there too, past sys.stdout
         report = measure(given.inside, given.documents, quick=given.quick)

@@ -48,14 +48,17 @@ GRACE_S = 3.0
 POLL_S = 0.25
 
 
-def run_inside(command: Sequence[str], retriever: Replicas) -> int:
-    """Start the servers, then `command DATA_DIR` with what it needs in its environment; gives its exit code."""
+def run_inside(command: Sequence[str], **sizes: Replicas) -> int:
+    """Start the servers, then `command DATA_DIR` with what it needs in its environment; gives its exit code.
+
+    `sizes` are those of the deployments, by the names of the settings.
+    """
     with s3() as store, postgres() as database, tempfile.TemporaryDirectory(prefix="fathom-nodes-") as data_dir:
         for bucket in (DATA, DOCUMENTS):
             store.create(bucket)
         info = _plan(data_dir)
         try:
-            settings = platform_settings(_settings(info, database.url(), retriever), info)
+            settings = platform_settings(_settings(info, database.url(), sizes), info)
             write_record(info)
             settings_path(info).write_text(settings.model_dump_json(), encoding="utf-8")
             environment = child_environment(_environment(info, settings, store))
@@ -77,7 +80,7 @@ def _plan(data_dir: str) -> PlatformInfo:
     )
 
 
-def _settings(info: PlatformInfo, database_url: str, retriever: Replicas) -> Settings:
+def _settings(info: PlatformInfo, database_url: str, sizes: Mapping[str, Replicas]) -> Settings:
     load_or_create_secret(Path(info.ray_token_path))
     return Settings(
         data_dir=info.data_dir,
@@ -89,9 +92,8 @@ def _settings(info: PlatformInfo, database_url: str, retriever: Replicas) -> Set
         pepper=secrets.token_hex(32),
         encoder_gpus=ENCODER_GPUS,
         cpu_threads=1,
-        gateway=Replicas(min=2, max=2),
-        retriever=retriever,
         ingest=Ingest(allow=(f"s3://{DOCUMENTS}/",)),
+        **{"gateway": Replicas(min=2, max=2), **sizes},
     )
 
 
@@ -145,10 +147,17 @@ class Nodes:
 
     def replicas(self, deployment: str) -> list[str]:
         """The node of each running replica of a deployment."""
+        return [str(replica["node_id"]) for replica in self._running(deployment)]
+
+    def pids(self, deployment: str) -> list[int]:
+        """The process of each running replica of a deployment."""
+        return [int(replica["pid"]) for replica in self._running(deployment) if replica["pid"]]
+
+    def _running(self, deployment: str) -> list[dict[str, Any]]:
         answer = httpx.get(f"{self.info.dashboard}/api/serve/applications/", headers=self._headers, timeout=30)
         answer.raise_for_status()
         found = answer.json()["applications"][APPLICATION]["deployments"][deployment]["replicas"]
-        return [str(replica["node_id"]) for replica in found if replica["state"] == "RUNNING"]
+        return [replica for replica in found if replica["state"] == "RUNNING"]
 
     def tasks(self, name: str) -> Counter[str]:
         """How many finished tasks with `name` in their names ran on each node, from Ray's own record of tasks."""
