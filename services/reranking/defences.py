@@ -24,19 +24,37 @@ from itertools import pairwise
 import numpy as np
 
 from services.contracts import Bool, Candidates, Float32, Int32, Passage
-from services.evidence.text import content
+from services.evidence.text import STOP_WORDS, content, stem
+from services.retrieval.lexical import lexical, readable
 
-EXAMINED = 20  # of the first stage's order: the rows that have a chance of the first page
 FIRST_PAGE = 10
+EXAMINED = FIRST_PAGE  # of the first stage's order, before anything is scored; `settle` looks at whoever comes up later
 MAX_JUMP = 50  # places that a passage may rise on one leg's word and a cross-encoder's
 
 RUN_FACTOR, RUN_LEAST = 2.0, 8  # a run of question words longer than both is a list, not a sentence
 DENSITY, DENSITY_WORDS = 0.4, 24  # share of a passage's words, from this length on
 ECHO, ECHO_TERMS = 0.8, 3  # share of the question's neighbouring words that one sentence repeats
 REST_COVERS = 0.3  # share of the question's words that an honest rest still speaks of
+REST_WORDS = 12  # an echo with less than this around it may be the whole answer
 
+NEAR_CHARS = 64  # within which the second of two neighbouring question words follows the first, in a sentence's echo
+TRIES = 8
+WORD_CHARS = 6.0  # of an English word and its blank: a guess, for a first look only
+_FIRST_LOOK = 0.08  # share of a passage's words, above which its words are counted one by one
+_FAST_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
-_MARKS = ("relevan", "ignore", "disregard", "rank", "instruction", "answers th", "answer to th", "best match")
+_MARKS = (
+    "relevan",
+    "ignore",
+    "disregard",
+    "forget",
+    "rank",
+    "answers th",
+    "answers your",
+    "best",
+    "correct",
+    "perfect",
+)
 _INSTRUCTION = re.compile(
     r"\b(?:this|the following|the above) (?:passage|document|text|article|page|chunk|result)s? "
     r"(?:is|are|was) (?:the |a |an |most |very |highly |perfectly |completely |directly |extremely |clearly |100% )*"
@@ -71,12 +89,13 @@ class Flags:
 def flags(question: str, candidates: Candidates, rows: Iterable[int], known: Flags | None = None) -> Flags:
     """Look at the candidates `rows`; what `known` says of rows already examined stands."""
     known = known or Flags.none(len(candidates.passages))
-    terms = content(question)
+    terms = _stems(readable(question))
     suspect, hostile, examined = known.suspect.copy(), known.hostile.copy(), known.examined.copy()
     reasons = list(known.reasons)
     for row in rows:
         if not examined[row]:
-            signs, empty = signs_of(terms, candidates.passages[row])
+            passage = candidates.passages[row]
+            signs, empty = signs_of(terms, passage) if _stands_out(terms, passage) else ((), False)
             examined[row], suspect[row], hostile[row] = True, bool(signs), bool(signs) and empty
             reasons[row] = " ".join((*signs, reasons[row])).strip()
     return Flags(suspect, hostile, examined, tuple(reasons))
@@ -133,8 +152,8 @@ def signs_of(terms: Sequence[str], passage: Passage) -> tuple[tuple[str, ...], b
     wanted = frozenset(terms)
     if not wanted:
         return (), False
-    lines = [line for part in (passage.title, passage.heading, passage.text) for line in _SENTENCE.split(part) if line]
-    stems = [content(line) for line in lines]
+    lines = [line for line in _SENTENCE.split(lexical(passage.title, passage.heading, passage.text)) if line]
+    stems = [_stems(line) for line in lines]
     stuffed = _is_stuffed([stem for line in stems for stem in line], wanted)
     echoes = [_echoes(line, terms) for line in stems]
     orders = _instructions(lines)
@@ -144,14 +163,47 @@ def signs_of(terms: Sequence[str], passage: Passage) -> tuple[tuple[str, ...], b
     if not signs:
         return (), False
     bad = [echo or order or _is_list(line, wanted) for echo, order, line in zip(echoes, orders, stems, strict=True)]
-    rest = {stem for line, out in zip(stems, bad, strict=True) if not out for stem in line}
-    return tuple(signs), len(wanted & rest) < REST_COVERS * len(wanted)
+    rest = [word for line, out in zip(stems, bad, strict=True) if not out for word in line]
+    curt = len(rest) < REST_WORDS and not stuffed and any(e and not o for e, o in zip(echoes, orders, strict=True))
+    return tuple(signs), not curt and len(wanted & set(rest)) < REST_COVERS * len(wanted)
+
+
+def _stands_out(terms: Sequence[str], passage: Passage) -> bool:
+    """A first look, by substrings: false only where `signs_of` would see nothing, for honest passages mostly that."""
+    text = lexical(passage.title, passage.heading, passage.text).lower()
+    if any(mark in text for mark in _MARKS):
+        return True
+    needles = [term[:-1] if len(term) > 4 and term.isascii() else term for term in terms]  # studi- is in studies, study
+    hits = sum(text.count(needle) for needle in dict.fromkeys(needles))
+    if hits > RUN_LEAST and hits > _FIRST_LOOK * len(text) / WORD_CHARS:
+        return True
+    near = [_follows(text, *pair) for pair in dict.fromkeys(pairwise(needles))]
+    return len(terms) >= ECHO_TERMS and sum(near) >= ECHO * len(near)
+
+
+def _follows(text: str, first: str, second: str) -> bool:
+    """Whether `second` stands shortly after one of the first few places of `first`."""
+    place = text.find(first)
+    for _ in range(TRIES):
+        if place < 0:
+            return False
+        if text.find(second, place + len(first), place + len(first) + NEAR_CHARS) >= 0:
+            return True
+        place = text.find(first, place + 1)
+    return False
+
+
+def _stems(text: str) -> list[str]:
+    """`services.evidence.text.content`, faster where all is ASCII."""
+    if not text.isascii():
+        return content(text)
+    return [stem(word) for word in _FAST_WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 def _is_stuffed(stems: Sequence[str], wanted: frozenset[str]) -> bool:
     longest = run = hits = 0
-    for stem in stems:
-        run = run + 1 if stem in wanted else 0
+    for word in stems:
+        run = run + 1 if word in wanted else 0
         hits += run > 0
         longest = max(longest, run)
     dense = len(stems) >= DENSITY_WORDS and hits >= DENSITY * len(stems)

@@ -16,6 +16,7 @@ VERBS = [
     ["tenant", "create"], ["tenant", "list"], ["tenant", "show"], ["tenant", "update"], ["tenant", "suspend"],
     ["tenant", "resume"], ["tenant", "delete"],
     ["key", "create"], ["key", "list"], ["key", "revoke"],
+    ["share", "grant"], ["share", "list"], ["share", "revoke"],
     ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
     ["search"], ["ask"], ["eval"], ["audit"], ["bench", "search"],
 ]  # fmt: skip
@@ -140,6 +141,21 @@ def test_tenants_and_keys_without_a_platform(here):
     assert here("tenant", "delete", "acme")[0] == 1
     assert here("tenant", "delete", "acme", "--yes")[0] == 0
     assert here("tenant", "show", "acme")[0] == 1
+
+
+def test_shared_collections_without_a_platform(here):
+    for name in ("library", "acme"):
+        here("tenant", "create", name)
+    made = json.loads(here("share", "grant", "library", "manuals", "acme", "--json")[1])
+    assert (made["name"], made["subscriber"]) == ("library/manuals", "acme")
+    assert "shared_collections: [library/manuals]" in here("share", "grant", "library", "manuals", "acme")[1]
+    assert json.loads(here("share", "list", "library", "--json")[1]) == {"given": [made], "received": []}
+    assert json.loads(here("share", "list", "acme", "--json")[1]) == {"given": [], "received": [made]}
+    assert here("share", "grant", "library", "manuals", "library")[0] == 2
+    assert here("share", "grant", "library", "manuals", "nobody")[0] == 1
+    revoked = json.loads(here("share", "revoke", "library", "manuals", "acme", "--json")[1])
+    assert revoked == {"name": "library/manuals", "subscriber": "acme", "revoked": True}
+    assert here("share", "revoke", "library", "manuals", "acme")[0] == 1
 
 
 def test_an_unknown_key_of_a_configuration_names_the_nearest(here, tmp_path):

@@ -16,8 +16,13 @@ MAX_DEPTH = 400
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset=[\"']?([A-Za-z0-9_\-]{2,40})", re.IGNORECASE)
 _HIDDEN_STYLE = re.compile(
     r"display:none|visibility:(?:hidden|collapse)|font-size:0(?![.\d]*[1-9])|opacity:0(?:\.0+)?(?:;|$)"
-    r"|text-indent:-\d{3,}|(?:left|top):-\d{3,}|clip:rect\(0"
+    r"|text-indent:-\d{3,}|(?:left|top):-\d{3,}|clip:rect\(0|clip-path:inset\((?:50|100)%"
+    r"|font-size:[01](?:\.\d+)?px|transform:scale\(0(?:\.0+)?\)|(?:^|;)color:(?:transparent|rgba\([^)]*,0(?:\.0+)?\))"
 )
+_INK = re.compile(r"(?:^|;)color:([^;!]+)")
+_PAPER = re.compile(r"(?:^|;)background(?:-color)?:([^;!]+)")
+_HEX = re.compile(r"#([0-9a-f])([0-9a-f])([0-9a-f])\Z")
+_COLOURS = {"white": "#ffffff", "black": "#000000"}
 _RULE = re.compile(r"([^{}]{1,300})\{([^{}]{0,2000})\}")
 _REMOVED = (
     "script, style, noscript, template, iframe, object, embed, svg, canvas, form input, select, dialog:not([open]), "
@@ -79,7 +84,7 @@ def remove_hidden(tree: Any) -> None:
     """Drop scripts, forms' inner parts and every element that its own style or a style sheet hides."""
     selectors = [_REMOVED, *_hiding_selectors(tree)]
     for node in tree.css("[style]"):
-        if _HIDDEN_STYLE.search((node.attributes.get("style") or "").lower().replace(" ", "")):
+        if _hides(node.attributes.get("style") or ""):
             node.decompose()
     for selector in selectors:
         try:
@@ -89,6 +94,22 @@ def remove_hidden(tree: Any) -> None:
         for node in found:
             if node.tag not in ("html", "body"):
                 node.decompose()
+
+
+def _hides(style: str) -> bool:
+    """Whether declarations leave nothing of their element to see: by size, place, or ink of the paper's colour."""
+    declared = _BLANKS.sub("", style.lower())
+    if "background-clip:text" in declared:  # the paper shows through the letters
+        return False
+    ink, paper = _INK.search(declared), _PAPER.search(declared)
+    same = bool(ink and paper) and _colour(ink) == _colour(paper)
+    return same or _HIDDEN_STYLE.search(declared) is not None
+
+
+def _colour(found: re.Match[str] | None) -> str:
+    """`#rrggbb` of the commonest spellings, anything else as it is written."""
+    value = _COLOURS.get(found[1], found[1]) if found else ""
+    return _HEX.sub(r"#\1\1\2\2\3\3", value)
 
 
 def to_markdown(node: Any) -> str:
@@ -153,7 +174,7 @@ def _hiding_selectors(tree: Any) -> list[str]:
     found: list[str] = []
     for sheet in tree.css("style"):
         for selector, body in _RULE.findall(sheet.text()):
-            if _HIDDEN_STYLE.search(body.lower().replace(" ", "").replace("\n", "")) and "@" not in selector:
+            if _hides(body) and "@" not in selector:
                 found.append(selector.strip())
             if len(found) >= MAX_RULES:
                 return found

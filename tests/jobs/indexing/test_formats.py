@@ -136,6 +136,13 @@ def test_content_wins_over_a_wrong_name(samples: dict[str, bytes], tmp_path: Pat
         '<p style="opacity:0">X</p>',
         '<p style="text-indent:-9999px">X</p>',
         '<p style="position:absolute;left:-5000px">X</p>',
+        '<p style="font-size:1px">X</p>',
+        '<p style="color:#fff; background:#FFFFFF">X</p>',
+        '<p style="background-color: white; color: white">X</p>',
+        '<p style="color: transparent">X</p>',
+        '<p style="color:rgba(0, 0, 0, 0)">X</p>',
+        '<p style="transform: scale(0)">X</p>',
+        '<p style="clip-path: inset(100%)">X</p>',
         "<p hidden>X</p>",
         '<p aria-hidden="true">X</p>',
         "<template><p>X</p></template>",
@@ -155,6 +162,23 @@ def test_hidden_html_is_left_out(hiding: str, frame: str) -> None:
     text = read_html(page, "p", 10_000).text
     assert "Words that are shown here." in text
     assert "smuggled" not in text
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        "color:#fff; background:#000",
+        "color:white",  # the paper may be dark: another rule says so
+        "background-clip: text; color: transparent; background-image: linear-gradient(red, blue)",
+        "background-color: transparent",
+        "color:rgba(0,0,0,0.5)",
+        "font-size:10px",
+        "transform:scale(0.5)",
+    ],
+)
+def test_what_can_be_seen_stays(style: str) -> None:
+    page = f'<html><body><main><p>Words.</p><p style="{style}">seen as well</p></main></body></html>'.encode()
+    assert "seen as well" in read_html(page, "p", 10_000).text
 
 
 def test_a_visible_font_size_below_one_is_not_taken_for_hidden() -> None:
