@@ -141,6 +141,11 @@ class RemoteScorer:
         scored: Scored = await caller.call("score", _bare(scope), reference, query, slim)
         return scored
 
+    async def waiting(self, scope: TenantScope, reference: str) -> int:
+        """Pairs that wait for the model in one of its replicas: work that may wait itself asks first."""
+        pairs: int = await self._caller((_role(scope, reference), reference)).call("waiting", _bare(scope), reference)
+        return pairs
+
     def _caller(self, model: _Model) -> _Caller:
         role, reference = model
         if model not in self._callers:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Counter, Histogram
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from services import deadline
 from services.audit.expiry import expire_texts
@@ -34,6 +34,7 @@ from services.gateway.limits import RateLimits
 from services.gateway.logs import configure
 from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, JobSubmitter, Platform
+from services.gateway.shadowing import QueuedScorer, shadow_reranks
 from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback
 from services.models import BUILTIN
 from services.query import Steps
@@ -51,6 +52,7 @@ from tenants.scope import TenantScope
 from tenants.store import CalibrationCache, KeyCache, Store
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+_LOSSES = [0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
 TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
 _USE_FLUSH_S = 60.0
 _EXPIRY_S = 3_600.0
@@ -72,6 +74,10 @@ class RayMetrics:
         )
         about = "Questions by what was decided about reranking"
         self._decisions = Counter("fathom_rerank_decisions_total", about, ("tenant", "decision"))
+        about = "Loss of an answered question against its full rerank (shadow reranks)"
+        self._losses = Histogram("fathom_shadow_loss", about, _LOSSES, ("tenant", "group"))
+        about = "Evidence that the certified loss no longer holds; above 20 the certificate is void"
+        self._wealth = Gauge("fathom_shadow_wealth", about, ("tenant", "group"))
 
     def request(self, tenant: str, route: str, status: int, seconds: float) -> None:
         """See `ports.Metrics`."""
@@ -85,6 +91,11 @@ class RayMetrics:
     def reranked(self, tenant: str, decision: str) -> None:
         """See `ports.Metrics`."""
         self._decisions.inc(1, {"tenant": tenant, "decision": decision})
+
+    def shadowed(self, tenant: str, group: str, loss: float, wealth: float) -> None:
+        """See `shadowing.ShadowMeter`."""
+        self._losses.observe(max(loss, 1e-6), {"tenant": tenant, "group": group})
+        self._wealth.set(wealth, {"tenant": tenant, "group": group})
 
 
 @serve.deployment
@@ -126,14 +137,17 @@ class Gateway:
 
 
 def assemble(
-    settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever, scorer: PairScorer
+    settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever, scorer: QueuedScorer
 ) -> Platform:
     """The real platform: stores opened, steps chosen, gates sized."""
     limits = RateLimits(max(1, settings.gateway.min))
     pairs = TenantPairs(limits)
     store = open_control_plane(settings)
     audit, reader = open_audit_log(settings.audit_url), AuditReader(Database(settings.audit_url))
-    steps = Steps(retriever, AdaptiveReranker(scorer, pairs), ExtractiveAnswerer(retriever), audit)
+    metrics = RayMetrics()
+    gate = FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE))
+    shadow = shadow_reranks(scorer, store, audit, metrics, gate)
+    steps = Steps(retriever, AdaptiveReranker(scorer, pairs), ExtractiveAnswerer(retriever), audit, shadow=shadow)
     readiness = Readiness(store, audit, retriever, scorer)
     return Platform(
         settings=settings,
@@ -148,10 +162,10 @@ def assemble(
         indexer=indexer,
         jobs=submitter,
         audit=reader,
-        gate=FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE)),
+        gate=gate,
         writes=FairGate(settings.gateway_writes, tenant_slots=max(1, settings.gateway_writes // TENANT_SHARE)),
         limits=limits,
-        metrics=RayMetrics(),
+        metrics=metrics,
         components=readiness.components,
         version=version("fathom"),
         count_tokens=count_tokens,

@@ -234,6 +234,11 @@ class PairBatcher:
             with self._changed:
                 self._queue.leave(job)
 
+    @property
+    def waiting(self) -> int:
+        """Pairs in the queue now."""
+        return self._queue.waiting
+
     def close(self) -> None:
         """Take no more; what waits is still computed."""
         with self._changed:

@@ -70,3 +70,9 @@ class RerankerDeployment:
         if timeout_s is not None:
             deadline.start(timeout_s)
         return await self._scorer.score(scope, reference, query, passages)
+
+    async def waiting(self, scope: TenantScope, reference: str, timeout_s: float | None) -> int:
+        """Pairs that wait for the model in this replica."""
+        if timeout_s is not None:
+            deadline.start(timeout_s)
+        return await self._scorer.waiting(scope, reference)

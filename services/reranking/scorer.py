@@ -49,6 +49,11 @@ class LocalScorer:
         self._meter.scored(scope.tenant, reference, len(passages), int(cached.sum()))
         return Scored(logits, cached, (time.perf_counter() - started) * 1000, model.facts.revision)
 
+    async def waiting(self, scope: TenantScope, reference: str) -> int:
+        """Pairs that wait for the model now: work that may wait itself asks first."""
+        async with _in_time(reference), self._models.lease(reference) as model:
+            return model.batcher.waiting
+
     async def follow_aliases(self, every_s: float) -> None:
         """Look at the registry for as long as this runs; an outage of it leaves the models that are there."""
         while True:

@@ -3,25 +3,29 @@
     offered → drawn by `shadow_rate` → waits for an idle scorer → full rerank → loss → e-process → audit, metrics
 
 Never on the request path and never in its way: `offer` returns at once, at most ROOM questions wait (a newcomer
-beyond that is dropped), one is at work at a time, and before each batch of pairs the scorer is asked whether it is
-idle. Whether a question is drawn is decided by the digest of its id, so that it can be checked afterwards.
+beyond that is dropped), one is at work at a time, and each small batch of pairs waits until nobody else's wait.
+Whether a question is drawn is decided by the digest of its id, so that it can be checked afterwards. The loss counts
+in the e-process only where a certificate was promised for the question.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from blake3 import blake3
 
+from services import deadline
 from services.contracts import Candidates, Float32, Int32, PairScorer
 from services.reranking import drift
 from services.reranking.certificate import Certificate
+from services.reranking.facts import Float64
 from services.reranking.losses import fidelity_loss
 from tenants.errors import FathomError
 from tenants.scope import TenantScope
@@ -30,11 +34,12 @@ ROOM = 64
 BATCH = 16
 DEPTH = 100
 IDLE_POLL_S = 0.05
-PATIENCE_S = 60.0  # a busy scorer: the shadow is dropped, and the drawn share is smaller, not biased by load alone
+PATIENCE_S = 60.0  # a scorer that stays busy for so long: the shadow is dropped
+SCORE_S = 60.0
 _log = logging.getLogger("fathom.shadow")
 
-Probability = Callable[[Float32], Float32]
-Order = Callable[[Float32], Int32]
+Gains = Callable[[Float32], Float64]
+Idle = Callable[[TenantScope, str], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +48,9 @@ class Shown:
 
     order     (n,) int32 candidate rows as they were shown, best first
     rows      (m,) int32 the best fused rows, at most DEPTH: those that a full rerank scores
-    logits    (n,) float32 of the large model, NaN = not scored
-    reference the large model; `probability` its calibration; `group` and `certificate` (None = none held)
+    logits    (n,) float32 of the large model, NaN = not scored; `reference` names it
+    gains     all large logits (n,) → (n,) probabilities of relevance under the full rerank; pure
+    group, certificate   the one that was promised; None = nothing was
     """
 
     query_id: str
@@ -54,7 +60,7 @@ class Shown:
     rows: Int32
     logits: Float32
     reference: str
-    probability: Probability
+    gains: Gains
     group: str
     certificate: Certificate | None
 
@@ -63,7 +69,7 @@ class Shown:
 class ShadowResult:
     """What a shadow rerank found; it goes to the audit beside the question's record.
 
-    `loss` is 1 − nDCG@10 of the shown order under the full rerank's probabilities; `pairs` were scored for it.
+    `loss` is losses.py's fidelity; `pairs` were scored for it; `wealth` is the e-process's, 1 without a certificate.
     """
 
     query_id: str
@@ -92,10 +98,12 @@ class NoShadow:
 
 
 class DriftStore(Protocol):
-    """Where e-processes live (tenants/calibration_rows.py). Blocking."""
+    """Where e-processes live: tenants/calibration_rows.py. Blocking."""
 
-    def watch(self, scope: TenantScope, group: str, begin: drift.Drift, loss: float, at: str) -> drift.Drift:
-        """Add one loss to the group's process, begun anew when it is of another certificate; atomic."""
+    def change_drift(
+        self, tenant: TenantScope, group: str, change: Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """Replace the group's drift by `change(old or None)`, atomically; gives the new one."""
         ...
 
 
@@ -113,18 +121,18 @@ def drawn(query_id: str, rate: float) -> bool:
     return number / (1 << 53) < rate
 
 
-def loss_of(shown: Shown, logits: Float32) -> float:
-    """Label-free fidelity loss; rows that a full rerank does not score have no gain. logits (n,), NaN = not scored."""
-    gains = np.nan_to_num(shown.probability(logits), nan=0.0)
-    return fidelity_loss(shown.order, gains)
+def watched(old: Mapping[str, Any] | None, certificate: Certificate, loss: float, at: str) -> drift.Drift:
+    """One more loss in the group's process, which begins anew with every certificate."""
+    known = drift.Drift.from_json(old) if old is not None else None
+    if known is None or known.certificate != certificate.certificate_id:
+        known = drift.begin(certificate.certificate_id, certificate.watch)
+    return drift.watch(known, loss, at)
 
 
 class ShadowReranks:
-    """contracts of `Shadow`, on the event loop of the process that serves. `idle()` says that no question waits."""
+    """`Shadow` on the event loop of the process that serves; `idle` says that no question waits for the model."""
 
-    def __init__(
-        self, scorer: PairScorer, store: DriftStore, witness: Witness, idle: Callable[[], Awaitable[bool]]
-    ) -> None:
+    def __init__(self, scorer: PairScorer, store: DriftStore, witness: Witness, idle: Idle) -> None:
         self._scorer = scorer
         self._store = store
         self._witness = witness
@@ -143,7 +151,8 @@ class ShadowReranks:
             self.dropped += 1
             return
         if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+            # In a context of its own: the question's deadline is not the shadow's.
+            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
 
     async def settle(self) -> None:
         """Wait until nothing is left to do; for tests and a tidy end."""
@@ -170,34 +179,43 @@ class ShadowReranks:
             self.dropped += 1
             return
         logits, pairs = scored
-        loss, at = loss_of(shown, logits), datetime.now(UTC).isoformat(timespec="seconds")
-        certificate = shown.certificate
-        state = drift.begin("", 1.0)
-        if certificate is not None:
-            begun = drift.begin(certificate.certificate_id, certificate.watch)
-            state = await asyncio.to_thread(self._store.watch, scope, shown.group, begun, loss, at)
-        name = certificate.certificate_id if certificate else None
-        alarmed = state.alarmed_at is not None
-        result = ShadowResult(shown.query_id, shown.group, name, loss, pairs, state.wealth, alarmed, at)
-        await self._witness.shadowed(scope, result)
+        gains = await asyncio.to_thread(shown.gains, logits)
+        loss, at = fidelity_loss(shown.order, gains), datetime.now(UTC).isoformat(timespec="seconds")
+        state = None
+        if shown.certificate is not None:
+            state = await asyncio.to_thread(self._watched, scope, shown, shown.certificate, loss, at)
+        await self._witness.shadowed(scope, _result(shown, loss, pairs, state, at))
+
+    def _watched(self, scope: TenantScope, shown: Shown, certificate: Certificate, loss: float, at: str) -> drift.Drift:
+        def change(old: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            return watched(old, certificate, loss, at).to_json()
+
+        return drift.Drift.from_json(self._store.change_drift(scope, shown.group, change))
 
     async def _full(self, scope: TenantScope, shown: Shown) -> tuple[Float32, int] | None:
         """((n,) logits, pairs scored); None when the scorer stayed busy."""
         logits = shown.logits.copy()
         missing = [int(row) for row in shown.rows if np.isnan(logits[row])]
         for start in range(0, len(missing), BATCH):
-            if not await self._quiet():
+            if not await self._quiet(scope, shown.reference):
                 return None
             some = missing[start : start + BATCH]
             passages = [shown.candidates.passages[row] for row in some]
-            logits[some] = (await self._scorer.score(scope, shown.reference, shown.text, passages)).logits
+            with deadline.within(SCORE_S):
+                logits[some] = (await self._scorer.score(scope, shown.reference, shown.text, passages)).logits
         return logits, len(missing)
 
-    async def _quiet(self) -> bool:
+    async def _quiet(self, scope: TenantScope, reference: str) -> bool:
         loop = asyncio.get_running_loop()
         until = loop.time() + PATIENCE_S
-        while not await self._idle():
+        while not await self._idle(scope, reference):
             if loop.time() > until:
                 return False
             await asyncio.sleep(IDLE_POLL_S)
         return True
+
+
+def _result(shown: Shown, loss: float, pairs: int, state: drift.Drift | None, at: str) -> ShadowResult:
+    name = shown.certificate.certificate_id if shown.certificate else None
+    wealth, alarmed = (state.wealth, state.alarmed_at is not None) if state else (1.0, False)
+    return ShadowResult(shown.query_id, shown.group, name, loss, pairs, wealth, alarmed, at)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from services.contracts import Candidates, Decision, Degradation, Fusion, Ranked
+from services.contracts import Candidates, Decision, Degradation, Float32, Fusion, Ranked
 from services.reranking.defences import settle
-from services.reranking.facts import Role
-from services.reranking.policy import Verdict
+from services.reranking.facts import Costs, Float64, Limits, Role
+from services.reranking.policy import Verdict, simulate
 from services.reranking.shadow import DEPTH, Shown
 from services.reranking.trace import Trace
 from services.retrieval.uncertainty import uncertainty
@@ -56,10 +57,17 @@ def shown_of(query_id: str, text: str, candidates: Candidates, fusion: Fusion, r
         rows=fusion.order[:DEPTH],
         logits=trace.verdict.logits["large"],
         reference=trace.models["large"].reference,
-        probability=trace.terms.profile.probability,
+        gains=partial(_gains, text, candidates, fusion, trace),
         group=trace.terms.group,
-        certificate=trace.terms.certificate if ranked.certificate else None,
+        certificate=trace.terms.certificate if ranked.certificate and trace.terms.wish == "auto" else None,
     )
+
+
+def _gains(text: str, candidates: Candidates, fusion: Fusion, trace: Trace, logits: Float32) -> Float64:
+    """(n,) the probabilities of relevance that the full rerank's final scores stand for, the defences in them."""
+    profile, costs, limits = trace.terms.profile, Costs.work(trace.models), Limits(depth=DEPTH)
+    verdict = simulate(trace.facts, {"large": logits}, profile, 0.0, costs, limits)
+    return profile.relevance(settle(text, candidates, verdict.score, fusion.rank, trace.flags)[0])
 
 
 def _decision(trace: Trace, degraded: tuple[Degradation, ...]) -> Decision:
