@@ -175,12 +175,16 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """The passages shown to the answerer, best first; `rows` are their candidate rows."""
+    """The passages shown to the answerer, best first; `rows` are their candidate rows.
+
+    `probabilities` are the calibrated ones of all candidates that a cross-encoder scored, falling; () = none was.
+    """
 
     passages: tuple[Passage, ...]
     rows: tuple[int, ...]
     scores: tuple[float, ...]
     dropped: Mapping[str, str] = field(default_factory=dict)
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,22 @@
 """Whether the evidence answers at all: a linear model over the best sentences and the lists' shape. Pure numpy.
 
-probability = 1 / (1 + exp(−(features · weights + bias))); below ABSTAIN_BELOW the answerer declines. Weights
-and threshold were fitted on answerable questions and their unanswerable twins (the same question, its relevant
-passages removed from the corpus) by `benchmarks/train_answerer.py`; they stand in coefficients.py.
+probability = 1 / (1 + exp(−(features · weights + bias))); below the threshold the answerer declines. Weights
+and thresholds were fitted on answerable questions and their unanswerable twins (the same question, its relevant
+passages removed from the corpus); they stand in coefficients.py.
+
+A question that a cross-encoder looked at gets a model of its own (`benchmarks/abstention.py`), which also sees the
+*sorted* calibrated scores: the shape of the whole list says more than its maximum, deviation or margin
+(arXiv 2402.12997). Its threshold is certified: with 90 % confidence it refuses at most 5 % of what can be answered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from services.contracts import Candidates, Evidence, Float32
-from services.evidence.coefficients import ABSTAIN_BELOW, ABSTENTION
+from services.evidence.coefficients import ABSTAIN_BELOW, ABSTENTION, RERANKED, RERANKED_BELOW
 from services.evidence.scoring import FEATURES, Sentence, Wanted
 from services.evidence.text import content
 
@@ -35,7 +39,15 @@ ABSTENTION_FEATURES = (
     "focus_recall",  # of the question's terms that its best passage's title lacks, around the best sentence
     "focus_weight",  # idf of those terms / 10
 )
+PLACES = 8
+RERANKED_FEATURES = (
+    *ABSTENTION_FEATURES,
+    *(f"score_{place}" for place in range(1, PLACES + 1)),  # log-odds of the best calibrated scores, falling
+    "mass",  # log of their sum: relevant passages to be expected
+    "scored",  # log2(1 + candidates that were scored)
+)
 _NOTHING = -8.0  # log-odds of a sentence that is not there
+_LEAST, _UNSCORED = -8.0, -4.0  # log-odds: no score says less; a place beyond the scored ones
 
 
 def evidence_features(
@@ -75,12 +87,26 @@ def evidence_features(
     return np.array(values, dtype=np.float32)
 
 
-def answerable(values: Float32) -> float:
-    """Probability in [0, 1] that the evidence answers the question."""
-    weights = np.array([ABSTENTION[name] for name in ABSTENTION_FEATURES], dtype=np.float32)
-    return float(1 / (1 + np.exp(-(float(values @ weights) + ABSTENTION["bias"]))))
+def score_features(probabilities: Sequence[float]) -> Float32:
+    """(PLACES + 2,) float32 of at least one calibrated probability, falling: what RERANKED_FEATURES adds."""
+    p = np.clip(np.asarray(probabilities, np.float64), 1e-9, 1 - 1e-9)
+    odds = np.clip(np.log(p) - np.log1p(-p), _LEAST, -_LEAST)[:PLACES]
+    beyond = np.full(PLACES - len(odds), min(float(odds[-1]), _UNSCORED))
+    return np.array([*odds, *beyond, np.log(p.sum()), np.log2(1 + len(p))], dtype=np.float32)
 
 
-def declines(probability: float) -> bool:
+def answerable(values: Float32, probabilities: Sequence[float] = ()) -> float:
+    """Probability in [0, 1] that the evidence answers; `probabilities` are the evidence's, () = not reranked."""
+    if probabilities:
+        return _probability(RERANKED, RERANKED_FEATURES, np.concatenate([values, score_features(probabilities)]))
+    return _probability(ABSTENTION, ABSTENTION_FEATURES, values)
+
+
+def declines(probability: float, *, reranked: bool = False) -> bool:
     """True when the answerer should say that the evidence does not answer."""
-    return probability < ABSTAIN_BELOW
+    return probability < (RERANKED_BELOW if reranked else ABSTAIN_BELOW)
+
+
+def _probability(model: Mapping[str, float], names: Sequence[str], values: Float32) -> float:
+    weights = np.array([model[name] for name in names], dtype=np.float32)
+    return float(1 / (1 + np.exp(-(float(values @ weights) + model["bias"]))))

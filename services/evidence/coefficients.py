@@ -47,3 +47,6 @@ ABSTENTION = {
     "focus_weight": 0.1106,
 }
 ABSTAIN_BELOW = 0.0770  # passed by 99% of the answerable training questions
+
+RERANKED = ABSTENTION | dict.fromkeys((*(f"score_{place}" for place in range(1, 9)), "mass", "scored"), 0.0)
+RERANKED_BELOW = ABSTAIN_BELOW

@@ -81,8 +81,9 @@ def _written(
             vectors, candidates = _lexical(want, found, candidates)
         table = features(want, found, vectors, evidence, candidates)
         logit = logits(table)
-        probability = answerable(evidence_features(want, found, table, logit, evidence, candidates))
-        if scope.config.answer.abstain == "never" or not declines(probability):
+        known = evidence.probabilities
+        probability = answerable(evidence_features(want, found, table, logit, evidence, candidates), known)
+        if scope.config.answer.abstain == "never" or not declines(probability, reranked=bool(known)):
             picks = pick(want.text, found, logit, max_tokens)
     return _events(compose(evidence.passages, picks), probability, ("generator_unavailable",) if lexical else ())
 

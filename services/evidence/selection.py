@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+import numpy as np
+
 from services.contracts import Candidates, Evidence, Passage, Question, Ranked
 from services.evidence.text import shingles
 from tenants.scope import TenantScope
@@ -54,7 +56,8 @@ def _walk(limit: int, candidates: Candidates, ranked: Ranked, refusal: Refusal) 
     passages = tuple(candidates.passages[row] for row in shown)
     # The shortest decimal of the float32, so that what the asker sees is what the audit can replay.
     scores = tuple(float(str(ranked.score[row])) for row in shown)
-    return Evidence(passages, tuple(shown), scores, dropped)
+    known = ranked.probability[np.isfinite(ranked.probability)]
+    return Evidence(passages, tuple(shown), scores, dropped, tuple(np.sort(known)[::-1].tolist()))
 
 
 def _grouped(question: Question, candidates: Candidates, row: int, shown: list[int]) -> str | None:
