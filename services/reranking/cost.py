@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ REPEATS = 2
 WIDTHS = ("hidden_size", "dim", "d_model")  # BERT's name, DistilBERT's, T5's
 LAYERS = ("num_hidden_layers", "n_layers", "num_layers")
 INNER = ("intermediate_size", "hidden_dim", "d_ff")
+_ONE_AT_A_TIME = threading.Lock()  # models that load side by side must not measure each other
 GATED = ("modernbert",)  # architectures whose feed-forward layer has two matrices upwards
 
 
@@ -51,12 +53,13 @@ def measured_ms(run: Run, lengths: Sequence[int], work: Sequence[float]) -> tupl
     Takes about `MEASURING_S`; lengths that it does not come to cost their share of `work` (GFLOP).
     """
     found: list[float] = []
-    deadline = time.perf_counter() + MEASURING_S
-    for length in lengths:
-        if found and time.perf_counter() > deadline:
-            found.append(found[-1] * work[len(found)] / work[len(found) - 1])
-        else:
-            found.append(_best_ms(run, length))
+    with _ONE_AT_A_TIME:
+        deadline = time.perf_counter() + MEASURING_S
+        for length in lengths:
+            if found and time.perf_counter() > deadline:
+                found.append(found[-1] * work[len(found)] / work[len(found) - 1])
+            else:
+                found.append(_best_ms(run, length))
     return tuple(float(value) for value in np.maximum.accumulate(found))  # noise must not make a longer pair cheaper
 
 

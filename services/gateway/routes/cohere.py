@@ -35,7 +35,7 @@ DOCUMENTS_OF_A_UNIT = 100
 @router.post("/v1/rerank", responses=answers(vendors.RerankReply), openapi_extra=accepts(vendors.RerankBody))
 @router.post("/v2/rerank", responses=answers(vendors.RerankReply), openapi_extra=accepts(vendors.RerankBody))
 async def rerank(request: Request, access: Asker) -> Response:
-    """Score documents that the caller brings against a query, best first; they are kept nowhere."""
+    """Score documents that the caller brings against a query, best first; their text is kept nowhere."""
     platform = platform_of(request)
     counted(platform, access, request)
     body = await bodies.read_body(request, vendors.RerankBody)
