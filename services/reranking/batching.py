@@ -76,6 +76,10 @@ class Job:
         await self._done
         return self.logits
 
+    def abandon(self) -> None:
+        """Nobody waits any more: an error that comes later concerns nobody."""
+        self._done.cancel()
+
     def deliver(self, start: int, logits: Float32) -> None:
         """From the worker's thread: the pairs from `start` on are computed."""
         self.logits[start : start + len(logits)] = logits
@@ -231,6 +235,7 @@ class PairBatcher:
         try:
             yield job
         finally:
+            job.abandon()
             with self._changed:
                 self._queue.leave(job)
 
