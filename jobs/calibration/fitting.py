@@ -7,6 +7,7 @@
                  within one standard error (of the paired difference) of the best one's, and 0 unless the best one
                  beats the first stage by more than its standard error. So β shrinks to zero where the model does not
                  help. Without labels β stays as it was.
+    saturation   how much less probable others are once relevant ones were found (saturation.py)
     worth        logistic regression of relevance on the full rerank's final score; what policy.py counts as gain
 
 Everything is shrunk to the `base` profile where the log is small.
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from blake3 import blake3
 
 from jobs.calibration.logs import Logged
+from jobs.calibration.saturation import saturation
 from services.contracts import Float32
 from services.reranking.calibration import Calibration, fit_calibration
 from services.reranking.facts import ROLES, Role
@@ -67,7 +69,8 @@ def learn(log: Sequence[Logged], base: Profile, source: str) -> Profile:
     labelled = [one for one in scored if one.labelled]
     if labelled:
         profile = replace(profile, blend=choose_blend(labelled, calibration["large"]).blend)
-    return replace(profile, worth=_worth(scored, profile))
+    profile = replace(profile, worth=_worth(scored, profile))
+    return replace(profile, saturation=saturation(scored, profile))
 
 
 def calibrations(log: Sequence[Logged], base: Mapping[Role, Calibration]) -> dict[Role, Calibration]:

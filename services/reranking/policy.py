@@ -10,7 +10,8 @@ question. A batch never depends on λ, so a higher price takes a beginning of wh
 λ = 0 is the reference: the large model (the small where no other is served) on every candidate down to the depth.
 A small logit moves p_i less than a large one, but costs less: the same formula with a narrower spread weighs them.
 Gains are divided by the DCG of the ideal order of r, at least 1, so that finding the one right passage counts more
-than the ninth of many. Flagged candidates among the best 10 are always shown to the large model, at any price.
+than the ninth of many, and by 1 + κ·Σ r of the scored ones: most questions have few right passages. Flagged
+candidates among the best 10 are always shown to the large model, at any price.
 """
 
 from __future__ import annotations
@@ -301,7 +302,8 @@ def gains(state: State, view: View, role: Role, rows: Places) -> Float64:
         chance, probability = _hints(state, view, rows)
     score = _final(state.profile, probability, fused)
     moved = (chance * _moves(view, rows, score, _worth(state.profile, score))).sum(1)
-    gain: Float64 = np.maximum(moved, 0.0) / _ideal(view.worth)
+    found = float(view.worth[np.isfinite(state.large)].sum())
+    gain: Float64 = np.maximum(moved, 0.0) / (_ideal(view.worth) * (1.0 + state.profile.saturation * found))
     return gain
 
 

@@ -32,6 +32,7 @@ POOLED = Path(__file__).with_name("pooled.json")
 @dataclass(frozen=True, slots=True)
 class Profile:
     """`blend` is β of the final score; `worth` (slope, bias) turns a final score into the probability of relevance.
+    `saturation` κ ≥ 0: where relevant passages were found, others are 1/(1 + κ · their number) times as probable.
 
     `models` are the revisions by role that all this was measured with: another revision voids it. `groups` are the
     certificates by certificate.py's `group_of`, each with its own price. `source` is where it was learned: neutral
@@ -42,6 +43,7 @@ class Profile:
     calibration: Mapping[Role, Calibration]
     blend: float
     worth: tuple[float, float] = (8.0, -6.0)
+    saturation: float = 0.0
     models: Mapping[Role, str] = field(default_factory=dict)
     groups: Mapping[str, Certificate] = field(default_factory=dict)
     source: str = "pooled"
@@ -67,6 +69,7 @@ class Profile:
             "calibration": {role: self.calibration.get(role, Calibration()).to_json() for role in ROLES},
             "blend": self.blend,
             "worth": list(self.worth),
+            "saturation": self.saturation,
             "models": dict(self.models),
             "groups": {name: group.to_json() for name, group in self.groups.items()},
             "source": self.source,
@@ -86,6 +89,7 @@ class Profile:
             calibration={role: Calibration.from_json(value["calibration"].get(role)) for role in ROLES},
             blend=float(value["blend"]),
             worth=(float(slope), float(bias)),
+            saturation=float(value["saturation"]),
             models=dict(value["models"]),
             groups={name: Certificate.from_json(group) for name, group in value["groups"].items()},
             source=str(value["source"]),
