@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.retrieval import embedded, parsed_table, published
 from jobs.calibration.collecting import Collector
@@ -29,7 +30,7 @@ from jobs.indexing.chunk import chunk_batch
 from services.contracts import CrossEncoderFacts
 from services.embedding.encoder import Encoder, load_encoder
 from services.embedding.queries import QueryEncoder
-from services.reranking.facts import ROLES
+from services.reranking.facts import ROLES, Role
 from services.reranking.local import open_scorer
 from services.retrieval.search import LocalRetriever
 from services.settings import Settings, load_settings
@@ -66,7 +67,7 @@ def indexed(folder: Path, cache: Path, encoder: Encoder, rerankers: Rerankers) -
 
 async def reranked(
     scope: TenantScope, encoder: Encoder, data: Dataset, path: Path, settings: Settings
-) -> dict[str, CrossEncoderFacts]:
+) -> dict[Role, CrossEncoderFacts]:
     """Add what `path` lacks of the questions."""
     log = read_log(path) if path.exists() else []  # noqa: ASYNC240 — one question at a time anyway
     known = {one.query_id for one in log}
@@ -81,7 +82,7 @@ async def reranked(
             log += [found for one in asked[start : start + PART] if (found := await collector.collect(one, ROLES))]
             write_log(path, [replace(one, source=path.stem.removeprefix("log-")) for one in log])
             print(f"{path.stem}: {len(log)} questions, last {PART} in {time.perf_counter() - began:.0f} s", flush=True)
-        return dict(models)
+        return models
     finally:
         await retriever.close()
         scorer.close()
@@ -105,11 +106,15 @@ def logs(cache: Path, names: Sequence[str]) -> dict[str, list[Logged]]:
     return {name: read_log(path) for name in names if (path := cache / f"log-{name}.parquet").exists()}
 
 
-def models_of(cache: Path) -> dict[str, CrossEncoderFacts]:
-    """The models of the logs, by role."""
+def models_of(cache: Path) -> dict[Role, CrossEncoderFacts]:
+    """The models of the logs."""
     stored = json.loads((cache / "models.json").read_text("utf-8"))
-    return {role: CrossEncoderFacts(**{k: tuple(v) if isinstance(v, list) else v for k, v in one.items()})
-            for role, one in stored.items()}  # fmt: skip
+    return {role: _facts(stored[role]) for role in ROLES if role in stored}
+
+
+def _facts(value: dict[str, Any]) -> CrossEncoderFacts:
+    read: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in value.items()}
+    return CrossEncoderFacts(**read)
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
 """Every way of spending cross-encoders that the adaptive policy is compared with, on logged full reranks. Pure.
 
-An outcome is what one policy did on every question: nDCG@10, GFLOP and pairs. Scored candidates get β·p + (1 − β)·fused,
-others (1 − β)·fused: p is calibrated and β chosen on other sets, for both models.
+An outcome is what one policy did on every question: nDCG@10, GFLOP and pairs. Scored candidates get
+β·p + (1 − β)·fused, others (1 − β)·fused: p is calibrated and β chosen on other sets, for both models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ CASCADES = ((20, 5), (20, 10), (50, 5), (50, 10), (50, 20), (100, 10), (100, 20)
 ROUTER_RIDGE = 30.0
 
 Float64 = npt.NDArray[np.float64]
+Spent = list[tuple[Role, npt.NDArray[np.int64]]]  # which rows each model scored
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,14 @@ def fixed(log: Sequence[Logged], fitted: Fitted, costs: Costs, role: Role, depth
     """The same model on the same number of candidates of every question."""
     rows = [_best(one, depth) for one in log]
     shown = [_scored(one, fitted, {role: some}) for one, some in zip(log, rows, strict=True)]
-    return _outcome(f"{role}@{depth}", log, shown, [[(role, some)] for some in rows], costs)
+    spent: list[Spent] = [[(role, some)] for some in rows]
+    return _outcome(f"{role}@{depth}", log, shown, spent, costs)
 
 
 def cascade(log: Sequence[Logged], fitted: Fitted, costs: Costs, first: int, second: int) -> Outcome:
     """The small model on the best `first`, the large one on the best `second` of what comes out."""
-    shown, spent = [], []
+    shown: list[npt.NDArray[np.int64]] = []
+    spent: list[Spent] = []
     for one in log:
         wide = _best(one, first)
         by_small = _scored(one, fitted, {"small": wide})
@@ -211,12 +214,12 @@ def _outcome(
     name: str,
     log: Sequence[Logged],
     shown: Sequence[npt.NDArray[np.int64]],
-    spent: Sequence[Sequence[tuple[Role, npt.NDArray[np.int64]]]],
+    spent: Sequence[Spent],
     costs: Costs,
 ) -> Outcome:
-    work: Callable[[Logged, Role, npt.NDArray[np.int64]], float] = lambda one, role, rows: float(  # noqa: E731
-        costs.tables[role].of(one.facts.tokens[rows]).sum()
-    )
+    def work(one: Logged, role: Role, rows: npt.NDArray[np.int64]) -> float:
+        return float(costs.tables[role].of(one.facts.tokens[rows]).sum())
+
     return Outcome(
         name,
         np.array([one.quality(order) for one, order in zip(log, shown, strict=True)]),
