@@ -14,6 +14,7 @@ from tenants.config import TenantConfig
 from tenants.ids import TenantName, TenantUid
 
 TOKENIZER = "tokenizer"  # in a release's profile: whose token ids its rows hold
+TURNOVER = "turnover"  # in a release's profile: chunks that ever came to or went from its table
 
 
 @dataclass(frozen=True, slots=True)

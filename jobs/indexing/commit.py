@@ -25,7 +25,7 @@ from tenants.corpus.lease import Lease
 from tenants.corpus.objects import open_objects, sync_tree
 from tenants.corpus.table import document_counts, ensure_table, replace_documents, retokenised, stand_on, table_uri
 from tenants.errors import IntegrityError, QuotaExceeded
-from tenants.scope import TOKENIZER, Release, TenantScope
+from tenants.scope import TOKENIZER, TURNOVER, Release, TenantScope
 
 CLOCK_SLACK_S = 5.0
 RELEARN_SHARE = 0.25  # learn the profile anew when this share of the chunks came or went since
@@ -101,7 +101,8 @@ def commit(scope: TenantScope, work: Work, lease: Lease, learn: Learn | None = N
     profile |= {"bytes_per_s": work.bytes_per_s} if work.bytes_per_s else {}
     digest = save_manifest(open_objects(scope.base), after)
     release = _release(work, dataset, after, tokens, digest, profile)
-    release = _learned(scope, release, learn, sum(receipt.rows for receipt in work.receipts))
+    came = sum(receipt.rows for receipt in work.receipts)
+    release = _learned(scope, turned_over(release, on_table, came), learn, came)
     clock.lap("learn")
     sync_tree(dataset.uri, began - CLOCK_SLACK_S)
     published = releases.publish(scope, release, lease)
@@ -211,6 +212,16 @@ def _release(
         job_id=work.job_id,
         profile=profile,
     )
+
+
+def turned_over(release: Release, base: Release | None, came: int) -> Release:
+    """`release` with the chunks counted that came, and those that went since `base`: certificates end by this number.
+
+    A document that changed counts twice: its old chunks went and new ones came.
+    """
+    before = (base.chunks, int(base.profile.get(TURNOVER, 0))) if base else (0, 0)
+    went = max(0, before[0] + came - release.chunks)
+    return replace(release, profile={**release.profile, TURNOVER: before[1] + came + went})
 
 
 def _learned(scope: TenantScope, release: Release, learn: Learn | None, came: int) -> Release:

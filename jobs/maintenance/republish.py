@@ -10,7 +10,7 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from jobs.indexing.commit import CLOCK_SLACK_S, verify
+from jobs.indexing.commit import CLOCK_SLACK_S, turned_over, verify
 from jobs.indexing.manifest import load_manifest, manifest_key, save_manifest
 from tenants.corpus import release as releases
 from tenants.corpus.lease import Lease
@@ -47,4 +47,4 @@ def republish(scope: TenantScope, lease: Lease, job_id: str, change: Change) -> 
         profile={**base.profile, **entries},
     )
     sync_tree(dataset.uri, began - CLOCK_SLACK_S)
-    return releases.publish(scope, release, lease)
+    return releases.publish(scope, turned_over(release, base, 0), lease)

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from tenants.scope import TenantScope
+from tenants.scope import TURNOVER, TenantScope
 
 Float64 = npt.NDArray[np.float64]
 
@@ -97,7 +97,7 @@ def conditions_of(scope: TenantScope, models: Mapping[str, str]) -> Conditions:
     release = scope.release
     if release is None:
         return Conditions(models)
-    return Conditions(models, release.fingerprint, release.chunks, int(release.profile.get("turnover", 0)))
+    return Conditions(models, release.fingerprint, release.chunks, int(release.profile.get(TURNOVER, 0)))
 
 
 def group_of(criticality: str, language: str) -> str:

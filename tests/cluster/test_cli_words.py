@@ -18,7 +18,7 @@ VERBS = [
     ["key", "create"], ["key", "list"], ["key", "revoke"],
     ["share", "grant"], ["share", "list"], ["share", "revoke"],
     ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
-    ["search"], ["ask"], ["eval"], ["audit"], ["bench", "search"],
+    ["search"], ["ask"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
 ]  # fmt: skip
 
 
@@ -216,3 +216,16 @@ def test_json_is_alone_on_stdout_whoever_else_prints_there():
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) == {"a": "ä"}
     assert set(ran.stderr.split()) == {"python", "native", "child"}
+
+
+def test_a_calibration_says_what_it_lacks(cli, tmp_path):
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text('{"_id": "1", "text": "x"}\n')
+    cli.ok("tenant", "create", "acme")
+    missing = cli("calibrate", "acme", "--queries", str(tmp_path / "none.jsonl"))
+    assert (missing.code, "no file" in missing.err) == (2, True)
+    alone = cli("calibrate", "acme", "--queries", str(queries))
+    assert (alone.code, "belong together" in alone.err) == (2, True)
+    empty = cli("calibrate", "acme", "--json")
+    assert empty.code == 2
+    assert "index documents first" in empty.json["error"]["detail"]

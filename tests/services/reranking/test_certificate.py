@@ -27,6 +27,7 @@ from services.reranking.certificate import (
     upper_bound,
     wealth,
 )
+from tenants.scope import TURNOVER
 from tests import fakes
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
@@ -213,6 +214,6 @@ def test_a_broken_one_falls_back_to_the_full_rerank_and_says_why():
 def test_conditions_are_the_pinned_versions():
     scope = fakes.scope()
     assert scope.release is not None
-    changed = replace(scope, release=replace(scope.release, profile={"turnover": 7}))
+    changed = replace(scope, release=replace(scope.release, profile={TURNOVER: 7}))
     assert conditions_of(changed, MADE.models) == Conditions(MADE.models, "fake", 1, 7)
     assert conditions_of(replace(scope, release=None), MADE.models) == Conditions(MADE.models)
