@@ -40,7 +40,8 @@ FEATURES = (
     "short",  # fewer than four words
     "question",  # is itself a question
 )
-MAX_UNITS = 32  # embedded per question: the answerer's time is nearly all spent on them
+MAX_UNITS = 16  # embedded per question: the answerer's time is nearly all spent on them
+MAX_CHARS = 1_600  # of their heads together: code's units are long
 HEAD_CHARS = 320  # of a sentence that are embedded; only code and run-on text is longer
 _BOILERPLATE = re.compile(r"\s*(?:__all__\b|import\s|from\s+\S+\s+import\b|#include\b)")
 
@@ -101,7 +102,7 @@ def wanted(question: str, candidates: Candidates) -> Wanted:
 
 
 def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
-    """At most MAX_UNITS sentences of the evidence in reading order, the most promising by words alone.
+    """At most MAX_UNITS sentences (MAX_CHARS) of the evidence in reading order, the most promising by words alone.
 
     A sentence that two overlapping chunks of one document share, or that two documents say alike, counts once. A
     heading answers nothing, it is context of what follows; a list of imports or exports names everything and says
@@ -126,14 +127,18 @@ def sentences(evidence: Evidence, want: Wanted) -> list[Sentence]:
 
 
 def _promising(found: list[Sentence], want: Wanted) -> list[Sentence]:
-    if len(found) <= MAX_UNITS:
-        return found
     worth = [
         want.recall(one.terms) + 0.5 * want.recall(one.context) + 1 / (2 + one.place) + 0.2 / (1 + one.index)
         for one in found
     ]
-    kept = sorted(np.argsort(worth, kind="stable")[::-1][:MAX_UNITS].tolist())
-    return [found[row] for row in kept]
+    kept: list[int] = []
+    chars = 0
+    for row in np.argsort(worth, kind="stable")[::-1].tolist():
+        chars += len(found[row].head)
+        if len(kept) == MAX_UNITS or (kept and chars > MAX_CHARS):
+            break
+        kept.append(row)
+    return [found[row] for row in sorted(kept)]
 
 
 def features(

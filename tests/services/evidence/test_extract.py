@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.contracts import AnswerEvent, Draft, Float32, Question
+from services.contracts import AnswerEvent, Draft, Evidence, Float32, Question
 from services.evidence.extract import REFUSAL, ExtractiveAnswerer
 from services.evidence.question import asked, holds
+from services.evidence.scoring import MAX_CHARS, MAX_UNITS, sentences, wanted
 from services.evidence.selection import select
 from services.reranking.first_stage import FirstStage
 from services.retrieval.fusion import FusionProfile, fuse
@@ -157,3 +158,15 @@ def test_max_tokens_bounds_the_words_of_whole_sentences(limit: int | None, sente
     draft = draft_of(ask("How do I water a cactus?", steps, max_tokens=limit))
     assert len(draft.citations) == sentences
     assert all(cite.quote in steps for cite in draft.citations)
+
+
+def test_the_sentences_that_are_embedded_are_few_and_short_whatever_the_evidence_holds() -> None:
+    many = " ".join(f"The tower {number} was finished in March 1889." for number in range(200))
+    code = "\n\n".join(f"def tower_{number}(metres):\n    return [{'metres, ' * 60}]" for number in range(40))
+    for text in (many, code):
+        passage = fakes.passage(0, text)
+        found = asyncio.run(fakes.FakeRetriever([passage]).retrieve(fakes.scope(), Question("tower")))
+        evidence = Evidence((passage,), (0,), (1.0,), {})
+        heads = [one.head for one in sentences(evidence, wanted("When was the tower finished?", found))]
+        assert 0 < len(heads) <= MAX_UNITS
+        assert sum(map(len, heads)) <= MAX_CHARS
