@@ -118,8 +118,7 @@ def verdicts(
     ended: list[Verdict] = []  # the dearest first: it stops no later than any other
     if paying:
         for state, action in _run(one, profile, paying[0], costs):
-            worth = _ratio(action, costs)
-            here = sum(price >= worth for price in paying)
+            here = sum(price >= action.rate for price in paying)
             if here:
                 why = action.why if action.kind == "stop" and action.why == "complete" else "worth"
                 ended += [conclude(state, why)] * here
@@ -137,13 +136,6 @@ def _run(one: Logged, profile: Profile, price: float, costs: Costs) -> Iterator[
             return
         said = one.logits[action.kind][action.rows]
         state = observe(state, action, said, np.zeros(len(said), np.bool_), action.cost)
-
-
-def _ratio(action: Action, costs: Costs) -> float:
-    """Gain per unit of cost; a stop is worth nothing, what is scored at any price (flagged rows) everything."""
-    if action.kind == "stop":
-        return -np.inf
-    return action.gain / (action.cost / costs.unit) if action.gain > 0 else np.inf
 
 
 def _reference(one: Logged, profile: Profile, costs: Costs) -> Verdict:

@@ -118,7 +118,8 @@ class Limits:
 class Action:
     """Score `rows` (candidate rows, best fused first) with `kind`, or stop.
 
-    `gain` is the expected rise of DCG@10, `cost` the predicted cost in the unit of the costs. `why` names a stop:
+    `gain` is the expected rise of DCG@10, `cost` the predicted cost in the unit of the costs; `rate` is what the price
+    was compared with: infinite where no price counts, −1 for a stop. `why` names a stop:
     worth (nothing is worth its price) | complete (all is scored) | budget | pairs | failed | asked.
     """
 
@@ -126,6 +127,7 @@ class Action:
     rows: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
     gain: float = 0.0
     cost: float = 0.0
+    rate: float = -1.0
     why: str = ""
 
 

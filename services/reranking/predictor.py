@@ -146,8 +146,9 @@ class Predictor:
     def from_json(cls, value: Mapping[str, Any]) -> Predictor:
         """What `to_json` wrote."""
         read: dict[str, Any] = {name: np.array(one) if isinstance(one, list) else one for name, one in value.items()}
-        scales = {name: Scale(*(np.array(value[name][part]) for part in ("logits", "values"))) for name in ROLES}
-        return cls(**read | scales)
+        for role in ROLES:
+            read[role] = Scale(np.array(value[role]["logits"]), np.array(value[role]["values"]))
+        return cls(**read)
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from services.reranking.facts import ROLES, Float64, Role
 from services.reranking.features import QUESTION, ROWS
 from services.reranking.predictor import Predictor, Scale
 
-PRICES: tuple[float, ...] = (0.0, *(float(f"{price:.3g}") for price in np.geomspace(1e-5, 3e-2, 29)))
+PRICES: tuple[float, ...] = (0.0, *(float(f"{price:.3g}") for price in np.geomspace(2e-4, 4e-2, 29)))
 WEIGHTS: Mapping[str, float] = {"casual": 2.0, "standard": 1.0, "high": 0.5}
 POOLED = Path(__file__).with_name("pooled.json")
 
