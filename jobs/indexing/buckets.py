@@ -5,7 +5,7 @@ Credentials, region and endpoint come from the store's usual environment variabl
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import quote, unquote, urlsplit
@@ -35,10 +35,9 @@ def list_objects(url: str) -> Iterator[StoredObject]:
     store, base, key = _open(url)
     try:
         found = False
-        for page in obstore.list(store, key or None):
-            for meta in page:
-                found = True
-                yield _stored(meta, base, key)
+        for meta in _without_markers(meta for page in obstore.list(store, key or None) for meta in page):
+            found = True
+            yield _stored(meta, base, key)
         if not found and key:
             yield _stored(obstore.head(store, key), base, key.rpartition("/")[0])
     except (BaseError, FileNotFoundError) as error:
@@ -64,6 +63,20 @@ def _open(url: str) -> tuple[ObjectStore, str, str]:
         return from_url(base), base, unquote(parts.path).strip("/")
     except (BaseError, ValueError) as error:
         raise ParseFailure(Reason.FETCH_FAILED, f"{base} cannot be opened: {_short(error)}") from None
+
+
+def _without_markers(listed: Iterable[obstore.ObjectMeta]) -> Iterator[obstore.ObjectMeta]:
+    """Leave out the empty objects that stand for folders: the client drops the slash at their end.
+
+    In the store's order such an object comes right before the first one below it.
+    """
+    before: obstore.ObjectMeta | None = None
+    for meta in listed:
+        if before is not None and (before["size"] or not meta["path"].startswith(f"{before['path']}/")):
+            yield before
+        before = meta
+    if before is not None:
+        yield before
 
 
 def _stored(meta: obstore.ObjectMeta, base: str, prefix: str) -> StoredObject:
