@@ -15,7 +15,8 @@ Candidates are columns, best first, float32 in the shortest decimals that read b
                                     token_budget
 
 `policy` (null where no cross-encoder was asked for): rule, profile and its digest, β, price λ, group, limits, models
-with revision and dtype, the certificate that held, every step with its predicted gain and cost, what it really cost,
+with revision and dtype, the certificate that held, every step with its predicted gain and cost, the rate that the price
+was held against (null = any price), what it really cost,
 the columns' rows `at` which it scored, their logits and which the cache knew; why it stopped; `regret`, an upper
 bound of what scoring the rest would gain. `variant` null = no experiment ran: no arm, no propensity, no seed. A
 shadow rerank of the question is a record of its own, with the same query id.
@@ -124,6 +125,7 @@ def _step(step: Step, place: npt.NDArray[np.int64]) -> dict[str, Any]:
     return {
         "kind": action.kind,
         "gain": action.gain,
+        "rate": None if np.isinf(action.rate) else action.rate,
         "predicted_ms": round(action.cost, 3),
         "elapsed_ms": round(step.elapsed, 3),
         "at": place[action.rows].tolist(),
