@@ -1,10 +1,11 @@
 """Passages that were written for rankers, not for readers: found, marked, and kept off the first page. Pure.
 
 A cross-encoder believes what it reads: a passage about something else that repeats the question, lists its words, or
-says that it is relevant, climbs over honest ones. Four signs, each counted on stems without stop words:
+says that it is relevant, climbs over honest ones. Four signs:
 
-    stuffing     the question's words stand in a row longer than any sentence needs, or fill the passage
-    echo         a sentence repeats the question's wording
+    stuffing     the question's words stand in a row longer than any sentence needs, fill the passage, or make up
+                 several sentences alike (counted on stems without stop words)
+    echo         a sentence says little else than the question, word for word
     instruction  a sentence speaks to the ranker ("this passage is relevant", "ignore the other documents")
     jump         only one leg of the first stage found it, and it rose further than one view is trusted
 
@@ -17,14 +18,15 @@ list, behind the first page. Thresholds: `benchmarks/attacks.py` shows what they
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, groupby, pairwise
 
 import numpy as np
 
 from services.contracts import Bool, Candidates, Float32, Int32, Passage
-from services.evidence.text import STOP_WORDS, content, stem
+from services.evidence.text import STOP_WORDS, stem, words
 from services.retrieval.lexical import lexical, readable
 
 FIRST_PAGE = 10
@@ -33,7 +35,9 @@ MAX_JUMP = 50  # places that a passage may rise on one leg's word and a cross-en
 
 RUN_FACTOR, RUN_LEAST = 2.0, 8  # a run of question words longer than both is a list, not a sentence
 DENSITY, DENSITY_WORDS = 0.4, 24  # share of a passage's words, from this length on
-ECHO, ECHO_TERMS = 0.8, 3  # share of the question's neighbouring words that one sentence repeats
+OFTEN = 3  # so often half of the question's words, or a sentence made of them, must come back to count as stuffing
+ECHO, ECHO_TERMS = 0.8, 3  # share of the question's neighbouring words that a sentence repeats; of longer questions
+ECHO_LONGER = 1.5  # an echo has at most so many times the question's words: what it adds may be the answer
 REST_COVERS = 0.3  # share of the question's words that an honest rest still speaks of
 REST_WORDS = 12  # an echo with less than this around it may be the whole answer
 
@@ -42,7 +46,7 @@ TRIES = 8
 WORD_CHARS = 6.0  # of an English word and its blank: a guess, for a first look only
 _FIRST_LOOK = 0.08  # share of a passage's words, above which its words are counted one by one
 _FAST_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
-_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])(?=[^\x00-\x7f])|\n+")  # NFKC has no other exclamation mark
 _MARKS = (
     "relevan",
     "ignore",
@@ -86,16 +90,29 @@ class Flags:
         return cls(nobody, nobody, nobody, ("",) * count)
 
 
+class Asked:
+    """A question as the signs are counted against it."""
+
+    def __init__(self, question: str) -> None:
+        self.words = _words(readable(question))
+        self.terms = _stems(self.words)
+        self.wanted = frozenset(self.terms)
+        self.pairs = frozenset(pairwise(self.words))
+        # What a stem has in common with its word's other forms: studi- is in studies and study.
+        needles = [term[:-1] if len(term) > 4 and term.isascii() else term for term in self.terms]
+        self.needles, self.neighbours = tuple(dict.fromkeys(needles)), tuple(dict.fromkeys(pairwise(needles)))
+
+
 def flags(question: str, candidates: Candidates, rows: Iterable[int], known: Flags | None = None) -> Flags:
     """Look at the candidates `rows`; what `known` says of rows already examined stands."""
     known = known or Flags.none(len(candidates.passages))
-    terms = _stems(readable(question))
+    asked = Asked(question)
     suspect, hostile, examined = known.suspect.copy(), known.hostile.copy(), known.examined.copy()
     reasons = list(known.reasons)
     for row in rows:
         if not examined[row]:
             passage = candidates.passages[row]
-            signs, empty = signs_of(terms, passage) if _stands_out(terms, passage) else ((), False)
+            signs, empty = signs_of(asked, passage) if _stands_out(asked, passage) else ((), False)
             examined[row], suspect[row], hostile[row] = True, bool(signs), bool(signs) and empty
             reasons[row] = " ".join((*signs, reasons[row])).strip()
     return Flags(suspect, hostile, examined, tuple(reasons))
@@ -144,41 +161,38 @@ def seconded(candidates: Candidates) -> Bool:
     return (candidates.dense_rank > 0) & (candidates.sparse_rank > 0)
 
 
-def signs_of(terms: Sequence[str], passage: Passage) -> tuple[tuple[str, ...], bool]:
-    """(the signs of one passage, whether nothing else in it answers to the question).
-
-    `terms` are the question's stems in order. A passage of too few words to tell shows no sign of stuffing.
-    """
-    wanted = frozenset(terms)
-    if not wanted:
+def signs_of(asked: Asked, passage: Passage) -> tuple[tuple[str, ...], bool]:
+    """(the signs of one passage, whether nothing else in it answers to the question)."""
+    if not asked.wanted:
         return (), False
     lines = [line for line in _SENTENCE.split(lexical(passage.title, passage.heading, passage.text)) if line]
-    stems = [_stems(line) for line in lines]
-    stuffed = _is_stuffed([stem for line in stems for stem in line], wanted)
-    echoes = [_echoes(line, terms) for line in stems]
+    words = [_words(line) for line in lines]
+    stems = [_stems(line) for line in words]
+    lists = [_is_list(line, asked.wanted) for line in stems]
+    alike = Counter(frozenset(line) & asked.wanted for line, listed in zip(stems, lists, strict=True) if listed)
+    stuffed = max(alike.values(), default=0) >= OFTEN or _is_stuffed(list(chain(*stems)), asked.wanted)
+    echoes = [_echoes(line, asked) for line in words]
     orders = _instructions(lines)
-    signs = [
-        name for name, seen in (("stuffing", stuffed), ("echo", any(echoes)), ("instruction", any(orders))) if seen
-    ]
+    seen = {"stuffing": stuffed, "echo": any(echoes), "instruction": any(orders)}
+    signs = tuple(name for name, there in seen.items() if there)
     if not signs:
         return (), False
-    bad = [echo or order or _is_list(line, wanted) for echo, order, line in zip(echoes, orders, stems, strict=True)]
-    rest = [word for line, out in zip(stems, bad, strict=True) if not out for word in line]
+    bad = [echo or order or (listed and stuffed) for echo, order, listed in zip(echoes, orders, lists, strict=True)]
+    rest = [stem for line, out in zip(stems, bad, strict=True) if not out for stem in line]
     curt = len(rest) < REST_WORDS and not stuffed and any(e and not o for e, o in zip(echoes, orders, strict=True))
-    return tuple(signs), not curt and len(wanted & set(rest)) < REST_COVERS * len(wanted)
+    return signs, not curt and len(asked.wanted & set(rest)) < REST_COVERS * len(asked.wanted)
 
 
-def _stands_out(terms: Sequence[str], passage: Passage) -> bool:
+def _stands_out(asked: Asked, passage: Passage) -> bool:
     """A first look, by substrings: false only where `signs_of` would see nothing, for honest passages mostly that."""
     text = lexical(passage.title, passage.heading, passage.text).lower()
     if any(mark in text for mark in _MARKS):
         return True
-    needles = [term[:-1] if len(term) > 4 and term.isascii() else term for term in terms]  # studi- is in studies, study
-    hits = sum(text.count(needle) for needle in dict.fromkeys(needles))
+    hits = sum(text.count(needle) for needle in asked.needles)
     if hits > RUN_LEAST and hits > _FIRST_LOOK * len(text) / WORD_CHARS:
         return True
-    near = [_follows(text, *pair) for pair in dict.fromkeys(pairwise(needles))]
-    return len(terms) >= ECHO_TERMS and sum(near) >= ECHO * len(near)
+    near = [_follows(text, *pair) for pair in asked.neighbours]
+    return len(asked.terms) >= ECHO_TERMS and sum(near) >= ECHO * len(near)
 
 
 def _follows(text: str, first: str, second: str) -> bool:
@@ -193,35 +207,37 @@ def _follows(text: str, first: str, second: str) -> bool:
     return False
 
 
-def _stems(text: str) -> list[str]:
-    """`services.evidence.text.content`, faster where all is ASCII."""
-    if not text.isascii():
-        return content(text)
-    return [stem(word) for word in _FAST_WORD.findall(text.lower()) if word not in STOP_WORDS]
+def _words(text: str) -> list[str]:
+    """`services.evidence.text.words`, faster where all is ASCII."""
+    return _FAST_WORD.findall(text.lower()) if text.isascii() else words(text)
+
+
+def _stems(line: Sequence[str]) -> list[str]:
+    return [stem(word) for word in line if word not in STOP_WORDS]
 
 
 def _is_stuffed(stems: Sequence[str], wanted: frozenset[str]) -> bool:
-    longest = run = hits = 0
-    for word in stems:
-        run = run + 1 if word in wanted else 0
-        hits += run > 0
-        longest = max(longest, run)
-    dense = len(stems) >= DENSITY_WORDS and hits >= DENSITY * len(stems)
-    return dense or longest > max(RUN_FACTOR * len(wanted), RUN_LEAST)
+    """A long run of the question's words, or a passage full of them; one word alone is a passage's subject."""
+    counts = Counter(word for word in stems if word in wanted)
+    often = sum(count >= OFTEN for count in counts.values())
+    if often < max(min(2, len(wanted)), len(wanted) / 2):
+        return False
+    dense = len(stems) >= DENSITY_WORDS and counts.total() >= DENSITY * len(stems)
+    runs = (len(list(run)) for inside, run in groupby(stems, wanted.__contains__) if inside)
+    return dense or max(runs) > max(RUN_FACTOR * len(wanted), RUN_LEAST)
 
 
 def _is_list(stems: Sequence[str], wanted: frozenset[str]) -> bool:
-    """Whether more than half of a sentence's words are the question's, and more than the question has."""
+    """Whether a sentence is made of the question's words: most of them are there, and little else."""
     hits = sum(stem in wanted for stem in stems)
-    return hits > len(wanted) and 2 * hits > len(stems)
+    return len(wanted) > 1 and 2 * len(wanted.intersection(stems)) > len(wanted) and 2 * hits > len(stems)
 
 
-def _echoes(stems: Sequence[str], terms: Sequence[str]) -> bool:
-    """Whether a sentence holds nearly all neighbouring pairs of the question's words."""
-    pairs = set(pairwise(terms))
-    if len(terms) < ECHO_TERMS or not pairs:
+def _echoes(line: Sequence[str], asked: Asked) -> bool:
+    """Whether a sentence holds nearly all neighbouring pairs of the question's words, and little else."""
+    if len(asked.terms) < ECHO_TERMS or len(line) > ECHO_LONGER * len(asked.words) + 1:
         return False
-    return len(pairs & set(pairwise(stems))) >= ECHO * len(pairs)
+    return len(asked.pairs.intersection(pairwise(line))) >= ECHO * len(asked.pairs)
 
 
 def _instructions(lines: Sequence[str]) -> list[bool]:
