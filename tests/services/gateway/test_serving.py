@@ -1,21 +1,24 @@
-"""The application in Ray Serve behind HAProxy, for real, in the split topology: Gateway → Retriever, Indexer.
+"""The application in Ray Serve behind HAProxy, for real, split: Gateway → Retriever, Rerankers, Indexer.
 
 The single topology is what every other cluster test asks.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,6 +28,7 @@ from cluster.local import down, up
 from cluster.platform import PlatformInfo
 from services.control_plane import operator_key
 from services.settings import Ingest, Replicas, Retrieval, Settings
+from tests.services.reranking.tiny import CONFIGS, save_tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1_500)]
 
@@ -151,6 +155,61 @@ def test_overload_is_refused_in_the_contracts_words(split) -> None:
         assert problem["request_id"] == headers["x-request-id"]
 
 
+@pytest.fixture(scope="module")
+def tiny(split, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tenant with cross-encoders of its own, of random weights: they prove the way to them, not the order."""
+    _, client = split
+    small, large = (
+        str(save_tiny(tmp_path_factory.mktemp(name), CONFIGS["bert"])) for name in ("tiny-small", "tiny-large")
+    )
+    # A budget that a machine which two other suites share does not overstep by itself.
+    config = {"rerankers": {"small": small, "large": large}, "rerank": {"latency_budget_ms": 3_000, "price": 0}}
+    client.post("/admin/v1/tenants", json={"name": "tiny", "config": config}).raise_for_status()
+    client.post("/t/tiny/v1/documents", json={"documents": DOCUMENTS}).raise_for_status()
+    _until(lambda: _search(client, "tiny")["degraded"] == [], "the tenant's own cross-encoders were not loaded")
+    return large
+
+
+def test_a_tenants_own_cross_encoder_scores_and_remembers(split, tiny: str) -> None:
+    _, client = split
+    first = _search(client, "tiny", query="which city lies on the Tiber")
+    assert (first["rerank"]["decision"], first["rerank"]["pairs"], first["degraded"]) == ("full", 2, [])
+    assert all(hit["scores"]["rerank"] is not None for hit in first["results"])
+    again = _search(client, "tiny", query="which city lies on the Tiber")
+    assert (again["rerank"]["decision"], again["rerank"]["pairs"]) == ("cached", 0)
+    body = {"query": "which city lies on the Tiber", "documents": [each["text"] for each in DOCUMENTS]}
+    ranked = client.post("/t/tiny/v2/rerank", json=body).json()
+    assert ranked["model"].startswith(tiny)
+    logits = {hit["document_id"]: hit["scores"]["rerank"] for hit in first["results"]}
+    scores = {DOCUMENTS[result["index"]]["id"]: result["relevance_score"] for result in ranked["results"]}
+    expected = {name: pytest.approx(1 / (1 + math.exp(-logit))) for name, logit in logits.items()}
+    assert scores == expected, "the same model over both doors"
+
+
+def test_a_killed_reranker_costs_the_reranking_and_comes_back(split, tiny: str) -> None:
+    info, client = split
+    never = _search(client, "tiny", rerank="never")
+    killed = _replica(info, "RerankerLarge")
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    asked = itertools.count()
+
+    def degraded() -> bool:
+        found = _search(client, "tiny", query=f"capital of Italy, question {next(asked)}")
+        assert set(found["degraded"]) <= {"reranker_unavailable", "reranker_timeout"}
+        if not found["degraded"]:
+            return False
+        assert found["rerank"]["certificate"] is None
+        assert found["rerank"]["pairs"] == 0
+        return {hit["document_id"] for hit in found["results"]} == {hit["document_id"] for hit in never["results"]}
+
+    _until(degraded, "no answer told of the reranker that is gone")
+    ready = client.get("/readyz")
+    assert ready.status_code == 200, "the platform answers without it"
+    _until(lambda: not degraded(), "the reranker did not come back")
+    assert _replica(info, "RerankerLarge") not in (None, killed)
+
+
 def test_a_killed_gateway_answers_503_and_comes_back(split) -> None:
     info, client = split
     gateways = [each for each in processes.members(info.id) if "Gateway" in _command(each.pid)]
@@ -184,8 +243,25 @@ def _answer(connection: socket.socket) -> tuple[int, dict[str, str], dict[str, o
     return answer.status, {name.lower(): value for name, value in answer.getheaders()}, json.loads(answer.read())
 
 
+def _search(client: httpx.Client, tenant: str, query: str = "capital of Italy", **body: object) -> dict[str, Any]:
+    answer = client.post(f"/t/{tenant}/v1/search", json={"query": query, **body})
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def _until(holds: Callable[[], bool], otherwise: str, limit_s: float = 240) -> None:
+    limit = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < limit, otherwise
+        time.sleep(0.1)
+
+
 def _gateway(info: PlatformInfo) -> int | None:
-    return next((each.pid for each in processes.members(info.id) if "Gateway" in _command(each.pid)), None)
+    return _replica(info, "Gateway")
+
+
+def _replica(info: PlatformInfo, deployment: str) -> int | None:
+    return next((each.pid for each in processes.members(info.id) if deployment in _command(each.pid)), None)
 
 
 def _command(pid: int) -> str:
