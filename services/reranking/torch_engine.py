@@ -41,8 +41,7 @@ class TorchPairs:
         self.budget_tokens = GPU_BUDGET_TOKENS if on_gpu else CPU_BUDGET_TOKENS
         self.dtype = "bf16" if on_gpu else "f32"
         self._device = torch.device(device)
-        model = _loaded(folder, torch.bfloat16 if on_gpu else torch.float32).to(self._device)
-        self._model = PackedPairs(model) if packs(model.config.model_type) else _Padded(model)
+        self._model = _loaded(folder, self._device)
         self._lock = Lock()
 
     def run(self, batches: Iterable[PairBatch], outputs: Float32) -> None:
@@ -83,12 +82,19 @@ class _Padded:
         return logits
 
 
-def _loaded(folder: Path, dtype: torch.dtype) -> Any:
+def _loaded(folder: Path, device: torch.device) -> PackedPairs | _Padded:
     """The folder's model in evaluation mode. Only safetensors are read, never pickles or remote code."""
+    options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    options["dtype"] = torch.bfloat16 if device.type == "cuda" else torch.float32
     with tempfile.TemporaryDirectory() as draft:
-        whole = complete_folder(folder, Path(draft))
-        options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
-        config = AutoConfig.from_pretrained(str(whole))
-        if packs(config.model_type):
+        whole = str(complete_folder(folder, Path(draft)))
+        packed = packs(AutoConfig.from_pretrained(whole).model_type) and _has_kernel(device)
+        if packed:
             options["attn_implementation"] = ATTENTION
-        return AutoModelForSequenceClassification.from_pretrained(str(whole), **options).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(whole, **options).eval().to(device)
+    return PackedPairs(model) if packed else _Padded(model)
+
+
+def _has_kernel(device: torch.device) -> bool:
+    """Whether attention over packed rows can be computed there: on a GPU its kernel needs Ampere or newer."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
