@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.calibration.logs import Logged
-from services.reranking.policy import final_score
 from services.reranking.profile import Profile
+from services.reranking.valuation import final_score
 
 PREFIXES = (3, 5, 10, 20)
 GRID = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -18,7 +18,7 @@ import numpy as np
 from services.contracts import Float32
 from services.reranking.calibration import Calibration
 from services.reranking.defences import capped, held
-from services.reranking.policy import final_score
+from services.reranking.valuation import final_score
 from services.retrieval.fusion import minmax
 
 ROUNDING = 1e-6

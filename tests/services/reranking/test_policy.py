@@ -14,15 +14,13 @@ from services.reranking.facts import Costs, CostTable, Facts, Limits
 from services.reranking.policy import (
     conclude,
     decide,
-    final_score,
-    gains,
-    look,
     observe,
     simulate,
     start,
 )
 from services.reranking.predictor import Predictor, Scale
 from services.reranking.profile import PRICES, Profile
+from services.reranking.valuation import final_score, gains
 from tests.services.reranking.questions import COSTS, asked, permuted, profile
 
 FITTED = profile()
@@ -53,7 +51,7 @@ def test_the_gain_of_one_candidate_by_hand() -> None:
     # Two candidates, logits −2 or 2 alike: p = .1192 or .8808, expected .5 each, so the first stage decides the order.
     facts, known = by_hand([0.9, 0.1], [-2.0, 2.0])
     state = start(facts, known, 0.01, COSTS, Limits())
-    view = look(state)
+    view = state.view
     np.testing.assert_allclose(view.probability, [0.5, 0.5], atol=1e-6)
     assert view.place.tolist() == [0, 1]
     low, high = (1 / (1 + np.exp(-p)) for p in (0.119203, 0.880797))  # worth σ(p)
@@ -62,16 +60,16 @@ def test_the_gain_of_one_candidate_by_hand() -> None:
     ideal = max(1.0, held * (1 + second))
     falls = 0.5 * ((held - low) * (1 - second)) / ideal
     rises = 0.5 * ((high - held) * (1 - second)) / ideal
-    np.testing.assert_allclose(gains(state, view, "large", np.arange(2)), [falls, rises], rtol=1e-5)
+    np.testing.assert_allclose(gains(state.ground, view, "large", np.arange(2)), [falls, rises], rtol=1e-5)
 
 
 def test_a_small_logit_moves_less_than_a_large_one() -> None:
     facts, known = by_hand([0.9, 0.1], [-2.0, 2.0])
     state = start(facts, known, 0.01, COSTS, Limits())
-    view, both = look(state), np.arange(2)
-    small = gains(state, view, "small", both)
+    view, both = state.view, np.arange(2)
+    small = gains(state.ground, view, "small", both)
     assert (small > 0).all()
-    assert (small < gains(state, view, "large", both)).all()
+    assert (small < gains(state.ground, view, "large", both)).all()
 
 
 def test_nothing_is_asked_where_a_logit_has_no_say() -> None:
