@@ -9,14 +9,15 @@ says that it is relevant, climbs over honest ones. Four signs:
     instruction  a sentence speaks to the ranker ("this passage is relevant", "ignore the other documents")
     jump         only one leg of the first stage found it, and it rose further than one view is trusted
 
-The first three make a passage *suspect*: the large model must judge it, and the audit says why. It is *hostile* when
-leaving those sentences out leaves nothing that answers to the question (leave-one-sentence-out, by words): honest
-pages of questions and answers echo the question too, but their answers speak about it. Hostile passages stay in the
-list, behind the first page. Thresholds: `benchmarks/attacks.py` shows what they catch and what they cost.
+A passage is *hostile* when leaving those sentences out leaves nothing that answers to the question (leave-one-sentence
+-out, by words): honest pages of questions and answers echo the question too, but their answers speak about it. Hostile
+passages stay in the list, behind the first page. Hostile, stuffing and instruction make a passage *suspect*: the large
+model must judge it. The audit says why. `benchmarks/attacks.py` shows what the thresholds catch and what they cost.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -35,16 +36,16 @@ MAX_JUMP = 50  # places that a passage may rise on one leg's word and a cross-en
 
 RUN_FACTOR, RUN_LEAST = 2.0, 8  # a run of question words longer than both is a list, not a sentence
 DENSITY, DENSITY_WORDS = 0.4, 24  # share of a passage's words, from this length on
-OFTEN = 3  # so often half of the question's words, or a sentence made of them, must come back to count as stuffing
-ECHO, ECHO_TERMS = 0.8, 3  # share of the question's neighbouring words that a sentence repeats; of longer questions
+OFTEN = 3  # times that half of the question's words, or a sentence made of them, must come back
+ECHO, ECHO_WORDS = 0.8, 3  # share of the question's neighbouring words that a sentence repeats; least words
 ECHO_LONGER = 1.5  # an echo has at most so many times the question's words: what it adds may be the answer
 REST_COVERS = 0.3  # share of the question's words that an honest rest still speaks of
+REST_COVERS_MORE = 0.5  # the same beside a word to the ranker
 REST_WORDS = 12  # an echo with less than this around it may be the whole answer
 
-NEAR_CHARS = 64  # within which the second of two neighbouring question words follows the first, in a sentence's echo
-TRIES = 8
 WORD_CHARS = 6.0  # of an English word and its blank: a guess, for a first look only
 _FIRST_LOOK = 0.08  # share of a passage's words, above which its words are counted one by one
+_FIRST_ECHO = 0.5  # share of the question's neighbouring words that stand in it with a single blank between them
 _FAST_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])(?=[^\x00-\x7f])|\n+")  # NFKC has no other exclamation mark
 _MARKS = (
@@ -63,6 +64,7 @@ _INSTRUCTION = re.compile(
     r"\b(?:this|the following|the above) (?:passage|document|text|article|page|chunk|result)s? "
     r"(?:is|are|was) (?:the |a |an |most |very |highly |perfectly |completely |directly |extremely |clearly |100% )*"
     r"(?:relevant|best|correct|right|perfect|ideal|only)\b"
+    r"|\bit (?:is|gives|has|holds) the (?:only |single )?(?:best|correct|right|perfect|complete|full) answer\b"
     r"|\b(?:ignore|disregard|forget) (?:all |any |the |every )*(?:other|previous|prior|above|remaining|earlier)\b"
     r"|\brank (?:this|it|me) (?:first|top|highest|at|above|higher|as)\b"
     r"|\b(?:relevance|relevancy|ranking) (?:score|grade|label)? ?(?:is|:|=) ?(?:\d|high|perfect|max|true)"
@@ -99,21 +101,39 @@ class Asked:
         self.wanted = frozenset(self.terms)
         self.pairs = frozenset(pairwise(self.words))
         # What a stem has in common with its word's other forms: studi- is in studies and study.
-        needles = [term[:-1] if len(term) > 4 and term.isascii() else term for term in self.terms]
-        self.needles, self.neighbours = tuple(dict.fromkeys(needles)), tuple(dict.fromkeys(pairwise(needles)))
+        self.needles = {term: term[:-1] if len(term) > 4 and term.isascii() else term for term in self.terms}
+        blank = " " if question.isascii() else ""  # scripts without blanks are cut into overlapping pairs of characters
+        self.literal = [f"{first}{blank}{second}" for first, second in self.pairs]
+        self._weights = dict.fromkeys(self.terms, 1.0)
+
+    def weigh(self, candidates: Candidates) -> None:
+        """Let a word count by ln(1 + n / (1 + df)) over the n candidates: what all of them say tells nothing."""
+        texts = [lexical(one.title, one.heading, one.text).lower() for one in candidates.passages]
+        for term, needle in self.needles.items():
+            self._weights[term] = math.log1p(len(texts) / (1 + sum(needle in text for text in texts)))
+
+    def covered(self, stems: Iterable[str]) -> float:
+        """The weight of the question's words among `stems`, as a share of all of its words' weight."""
+        found = self.wanted.intersection(stems)
+        return sum(self._weights[term] for term in found) / sum(self._weights.values())
 
 
 def flags(question: str, candidates: Candidates, rows: Iterable[int], known: Flags | None = None) -> Flags:
     """Look at the candidates `rows`; what `known` says of rows already examined stands."""
     known = known or Flags.none(len(candidates.passages))
-    asked = Asked(question)
+    asked, weighed = Asked(question), False
     suspect, hostile, examined = known.suspect.copy(), known.hostile.copy(), known.examined.copy()
     reasons = list(known.reasons)
     for row in rows:
         if not examined[row]:
             passage = candidates.passages[row]
-            signs, empty = signs_of(asked, passage) if _stands_out(asked, passage) else ((), False)
-            examined[row], suspect[row], hostile[row] = True, bool(signs), bool(signs) and empty
+            stands_out = _stands_out(asked, passage)
+            if stands_out and not weighed:
+                asked.weigh(candidates)
+                weighed = True
+            signs, empty = signs_of(asked, passage) if stands_out else ((), False)
+            examined[row], hostile[row] = True, bool(signs) and empty
+            suspect[row] = hostile[row] or bool({"stuffing", "instruction"}.intersection(signs))
             reasons[row] = " ".join((*signs, reasons[row])).strip()
     return Flags(suspect, hostile, examined, tuple(reasons))
 
@@ -168,19 +188,20 @@ def signs_of(asked: Asked, passage: Passage) -> tuple[tuple[str, ...], bool]:
     lines = [line for line in _SENTENCE.split(lexical(passage.title, passage.heading, passage.text)) if line]
     words = [_words(line) for line in lines]
     stems = [_stems(line) for line in words]
-    lists = [_is_list(line, asked.wanted) for line in stems]
-    alike = Counter(frozenset(line) & asked.wanted for line, listed in zip(stems, lists, strict=True) if listed)
-    stuffed = max(alike.values(), default=0) >= OFTEN or _is_stuffed(list(chain(*stems)), asked.wanted)
-    echoes = [_echoes(line, asked) for line in words]
+    listed = any(_is_run(line, asked.wanted) for line in stems) or _is_refrain(stems, asked.wanted)
+    stuffed = listed or _is_dense(list(chain(*stems)), asked.wanted)
     orders = _instructions(lines)
+    # Beside a word to the ranker a repeated question is one, too, however much the sentence says around it.
+    longest = math.inf if any(orders) else ECHO_LONGER * len(asked.words) + 1
+    echoes = [len(line) <= longest and _echoes(line, asked) for line in words]
     seen = {"stuffing": stuffed, "echo": any(echoes), "instruction": any(orders)}
     signs = tuple(name for name, there in seen.items() if there)
-    if not signs:
-        return (), False
-    bad = [echo or order or (listed and stuffed) for echo, order, listed in zip(echoes, orders, lists, strict=True)]
-    rest = [stem for line, out in zip(stems, bad, strict=True) if not out for stem in line]
-    curt = len(rest) < REST_WORDS and not stuffed and any(e and not o for e, o in zip(echoes, orders, strict=True))
-    return signs, not curt and len(asked.wanted & set(rest)) < REST_COVERS * len(asked.wanted)
+    if not signs or listed:
+        return signs, listed
+    rest = [stem for line, echo, order in zip(stems, echoes, orders, strict=True) if not echo | order for stem in line]
+    curt = len(rest) < REST_WORDS and any(echo and not order for echo, order in zip(echoes, orders, strict=True))
+    covers = REST_COVERS_MORE if any(orders) else REST_COVERS
+    return signs, not curt and asked.covered(rest) < covers
 
 
 def _stands_out(asked: Asked, passage: Passage) -> bool:
@@ -188,23 +209,11 @@ def _stands_out(asked: Asked, passage: Passage) -> bool:
     text = lexical(passage.title, passage.heading, passage.text).lower()
     if any(mark in text for mark in _MARKS):
         return True
-    hits = sum(text.count(needle) for needle in asked.needles)
+    hits = sum(text.count(needle) for needle in set(asked.needles.values()))
     if hits > RUN_LEAST and hits > _FIRST_LOOK * len(text) / WORD_CHARS:
         return True
-    near = [_follows(text, *pair) for pair in asked.neighbours]
-    return len(asked.terms) >= ECHO_TERMS and sum(near) >= ECHO * len(near)
-
-
-def _follows(text: str, first: str, second: str) -> bool:
-    """Whether `second` stands shortly after one of the first few places of `first`."""
-    place = text.find(first)
-    for _ in range(TRIES):
-        if place < 0:
-            return False
-        if text.find(second, place + len(first), place + len(first) + NEAR_CHARS) >= 0:
-            return True
-        place = text.find(first, place + 1)
-    return False
+    found = sum(pair in text for pair in asked.literal)
+    return len(asked.words) >= ECHO_WORDS and found >= _FIRST_ECHO * len(asked.literal)
 
 
 def _words(text: str) -> list[str]:
@@ -216,15 +225,26 @@ def _stems(line: Sequence[str]) -> list[str]:
     return [stem(word) for word in line if word not in STOP_WORDS]
 
 
-def _is_stuffed(stems: Sequence[str], wanted: frozenset[str]) -> bool:
-    """A long run of the question's words, or a passage full of them; one word alone is a passage's subject."""
+def _is_run(stems: Sequence[str], wanted: frozenset[str]) -> bool:
+    """Whether a sentence lists the question's words, over and over: one word alone is its subject."""
+    runs = [list(run) for inside, run in groupby(stems, wanted.__contains__) if inside]
+    longest = max(runs, key=len, default=[])
+    several = len(set(longest)) >= max(min(2, len(wanted)), len(wanted) / 2)
+    return several and len(longest) > max(RUN_FACTOR * len(wanted), RUN_LEAST)
+
+
+def _is_refrain(lines: Sequence[Sequence[str]], wanted: frozenset[str]) -> bool:
+    """Whether one sentence made of the question's words comes back."""
+    alike = Counter(tuple(line) for line in lines if _is_list(line, wanted))
+    return max(alike.values(), default=0) >= OFTEN
+
+
+def _is_dense(stems: Sequence[str], wanted: frozenset[str]) -> bool:
+    """Whether a passage is full of several of the question's words."""
     counts = Counter(word for word in stems if word in wanted)
     often = sum(count >= OFTEN for count in counts.values())
-    if often < max(min(2, len(wanted)), len(wanted) / 2):
-        return False
-    dense = len(stems) >= DENSITY_WORDS and counts.total() >= DENSITY * len(stems)
-    runs = (len(list(run)) for inside, run in groupby(stems, wanted.__contains__) if inside)
-    return dense or max(runs) > max(RUN_FACTOR * len(wanted), RUN_LEAST)
+    several = often >= max(min(2, len(wanted)), len(wanted) / 2)
+    return several and len(stems) >= DENSITY_WORDS and counts.total() >= DENSITY * len(stems)
 
 
 def _is_list(stems: Sequence[str], wanted: frozenset[str]) -> bool:
@@ -234,8 +254,8 @@ def _is_list(stems: Sequence[str], wanted: frozenset[str]) -> bool:
 
 
 def _echoes(line: Sequence[str], asked: Asked) -> bool:
-    """Whether a sentence holds nearly all neighbouring pairs of the question's words, and little else."""
-    if len(asked.terms) < ECHO_TERMS or len(line) > ECHO_LONGER * len(asked.words) + 1:
+    """Whether a sentence holds nearly all neighbouring pairs of the question's words."""
+    if len(asked.words) < ECHO_WORDS:
         return False
     return len(asked.pairs.intersection(pairwise(line))) >= ECHO * len(asked.pairs)
 
