@@ -8,7 +8,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev check format test test-fast demo up down bench bench-indexing bench-retrieval bench-search clean
+.PHONY: help setup setup-dev check format test test-fast demo up down bench bench-indexing bench-retrieval bench-rerank bench-search clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -77,6 +77,11 @@ bench-indexing: setup-dev ## chunks per second against a plain loop; DATA=folder
 
 bench-retrieval: setup-dev ## nDCG@10 of the legs, the fusion and an independent BM25; DATA=folder
 	$(BIN)/python benchmarks/retrieval.py --data $(DATA)
+
+bench-rerank: setup-dev ## reranking policies by replay of full reranks; DATA=folder with labelled corpora, CACHE=folder
+	$(BIN)/python -m benchmarks.rerank_collect --data $(DATA) --cache $(or $(CACHE),out/rerank)
+	$(BIN)/python -m benchmarks.rerank --cache $(or $(CACHE),out/rerank)
+	$(BIN)/python -m benchmarks.rerank_overhead
 
 clean: ## remove the environment and caches; the data dir stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

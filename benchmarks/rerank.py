@@ -3,9 +3,10 @@
     python -m benchmarks.rerank --cache FOLDER [--ship] [--output docs/results/reranking.md]
 
 CACHE is what `benchmarks/rerank_collect.py` left. Every set is measured with what was learned on the *other* sets of
-FITTED (their dev splits): predictor, calibration, β, worth, and the price, which is the largest whose mean loss on
-them stays within SLACK. Test splits (cranfield, vaswani_npl) only measure. --ship writes the profile of all of
-FITTED to services/reranking/pooled.json.
+FITTED (their dev splits): predictor, calibration, β, worth, saturation. One price for all sets: for either half of the
+questions it is the largest whose mean loss on the other half stays within SLACK, as a calibration on a sample would
+choose it. Test splits (cranfield, vaswani_npl) only measure. --ship writes the profile of all of FITTED to
+services/reranking/pooled.json.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.rerank_collect import SETS, logs, models_of
 from benchmarks.rerank_figures import figure_of, joined_replays, macro, reweighted, validity
@@ -41,6 +43,9 @@ from services.reranking.calibration import ece
 from services.reranking.facts import Costs, Limits
 from services.reranking.policy import simulate
 from services.reranking.profile import POOLED, PRICES, Profile, neutral
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 FITTED = ("medquad", "vespa_docs", "cosqa", "pubmedqa")
 SLACK = 0.002
@@ -76,12 +81,31 @@ def measure(name: str, all_logs: Mapping[str, list[Logged]], costs: Costs) -> Me
     return Measured(name, log, fitted, profile, frontier(log, fitted, costs), replay(log, profile, PRICES, costs))
 
 
-def price_of(name: str, measured: Sequence[Measured]) -> int:
-    """The last price before the mean loss of the *other* sets first leaves SLACK."""
-    others = [one.replayed for one in measured if one.name != name and one.name in FITTED]
-    losses = np.mean([found.full.mean() - found.quality.mean(0) for found in others], axis=0)
-    beyond = np.flatnonzero(losses > SLACK)
+def price_for(half: int, measured: Sequence[Measured]) -> int:
+    """Place of the last price before the loss on the *other* half of the questions first leaves SLACK."""
+    lost = [
+        (one.replayed.full[:, None] - one.replayed.quality)[halves(one) != half].mean(0)
+        for one in measured
+        if one.name in FITTED
+    ]
+    beyond = np.flatnonzero(np.mean(lost, axis=0) > SLACK)
     return int(beyond[0]) - 1 if len(beyond) else len(PRICES) - 1
+
+
+def halves(one: Measured) -> Int64:
+    """(q,) 0 or 1, alternating: the questions were drawn at random."""
+    return np.arange(len(one.log)) % 2
+
+
+def chosen(one: Measured, places: Sequence[int]) -> Outcome:
+    """The adaptive policy, each question at the price that the other half chose."""
+    parts, half = [one.at(place) for place in places], halves(one)
+
+    def pick(name: str) -> Float64:
+        mixed: Float64 = np.where(half == 0, getattr(parts[0], name), getattr(parts[1], name))
+        return mixed
+
+    return Outcome("adaptive", pick("quality"), pick("cost"), pick("pairs"))
 
 
 def compared(measured: Sequence[Measured], adaptive: Sequence[Outcome]) -> dict[str, list[Outcome]]:
@@ -121,10 +145,10 @@ def split(outcome: Outcome, measured: Sequence[Measured]) -> list[Outcome]:
     return [Outcome(outcome.name, *some) for some in zip(*parts, strict=True)]
 
 
-def overhead(measured: Sequence[Measured], places: Sequence[int], costs: Costs) -> tuple[float, float]:
+def overhead(measured: Sequence[Measured], place: int, costs: Costs) -> tuple[float, float]:
     """p50 and p95 milliseconds of CPU that the policy itself took for one question, all its decisions together."""
     spent = []
-    for one, place in zip(measured, places, strict=True):
+    for one in measured:
         for log in one.log:
             began = time.process_time()
             simulate(log.facts, log.logits, one.profile, PRICES[max(1, place)], costs, Limits())
@@ -154,8 +178,8 @@ def row_of(one: Measured, mine: Outcome) -> SetRow:
 
 def report_of(measured: Sequence[Measured], costs: Costs) -> Report:
     """Everything that the page says."""
-    places = [price_of(one.name, measured) for one in measured]
-    adaptive = [one.at(place) for one, place in zip(measured, places, strict=True)]
+    places = [price_for(half, measured) for half in (0, 1)]
+    adaptive = [chosen(one, places) for one in measured]
     table = compared(measured, adaptive)
     sizes = [len(one.log) for one in measured]
     groups = np.repeat(np.arange(len(sizes)), max(sizes))
@@ -171,8 +195,8 @@ def report_of(measured: Sequence[Measured], costs: Costs) -> Report:
         saving=saved(whole, others),
         interval=saved_interval(whole, others, groups),
         validity=[validity(pooled, alpha) for alpha in (0.01, 0.02)],
-        overhead=overhead(measured, places, costs),
-        prices={one.name: PRICES[place] for one, place in zip(measured, places, strict=True)},
+        overhead=overhead(measured, places[0], costs),
+        prices=tuple(PRICES[place] for place in places),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Report:
     interval: tuple[float, float]
     validity: Sequence[Validity]
     overhead: tuple[float, float]
-    prices: Mapping[str, float]
+    prices: tuple[float, ...]
 
 
 def text_of(report: Report, models: Mapping[Role, CrossEncoderFacts], image: str) -> str:
@@ -51,8 +51,8 @@ def text_of(report: Report, models: Mapping[Role, CrossEncoderFacts], image: str
             "",
             "`make bench-rerank DATA=FOLDER` "
             f"({sum(row.questions for row in report.rows)} questions, {datetime.now(UTC):%Y-%m-%d}; {named}). "
-            "Every set is measured with what was learned on the others; means weigh every set alike. Cost is GFLOP of "
-            "the pairs really scored, cold cache. nDCG@10 by documents.",
+            "Every set is measured with what was learned on the others, at a price that other questions chose; means "
+            "weigh every set alike. Cost is GFLOP of the pairs really scored, cold cache. nDCG@10 by documents.",
             "",
             f"![nDCG@10 against cost]({image})",
             "",
@@ -127,10 +127,10 @@ def _policies(points: Mapping[str, Point]) -> list[str]:
 
 
 def _curve(report: Report) -> list[str]:
-    chosen = ", ".join(f"{name} {price:.2g}" for name, price in report.prices.items())
+    chosen = " and ".join(f"{price:.2g}" for price in report.prices)
     lines = [
         f"| {price:.3g} | {cost:.1f} | {pairs:.1f} | {quality:.4f} | {saving:+.0%} |"
         for price, cost, quality, pairs, saving in report.curve
     ]
     head = ["| λ | GFLOP | pairs | nDCG@10 | PSEQ |", "|---|---|---|---|---|"]
-    return [f"Chosen on the other sets: {chosen}.", "", *head, *lines]
+    return [f"Chosen for either half of the questions on the other: {chosen}.", "", *head, *lines]
