@@ -34,7 +34,7 @@ def bench_search(
 
     `keep` leaves the tenants with their corpora, and finds them again: the next run only asks.
     """
-    names = [f"bench-{number:03d}" for number in range(tenants)]
+    names = [f"bench-{chunks}-{number:03d}" for number in range(tenants)]  # kept corpora of other sizes stay apart
     with platform.tenants(names, keep=keep) as made:
         for number, tenant in enumerate(made):
             if keep and platform.chunks(tenant.name) == chunks:
