@@ -57,6 +57,7 @@ TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more onl
 _USE_FLUSH_S = 60.0
 _EXPIRY_S = 3_600.0
 _OPTIONAL_S = 1.0
+_LOADING_S = 5.0  # models that were built before come in time; others are built beside the first questions
 _WITHOUT = "until then the first stage's order stands"
 _NOBODY = TenantScope(TenantName("nobody"), TenantUid("t_" + "0" * 20), TenantConfig(), "")  # has the default models
 _log = logging.getLogger("fathom.gateway")
@@ -123,7 +124,9 @@ class Gateway:
         retrieves = RemoteRetriever(retriever) if retriever is not None else open_retriever(settings)
         self._platform = assemble(settings, RemoteIndexer(indexer), submitter(settings), retrieves, scorer)
         if local is not None:
-            local.wait()
+            local.wait(
+                _LOADING_S
+            )  # from a warm cache they come in time; else they are built beside the first questions
             self._aliases = loop.create_task(local.follow_aliases(settings.reranking.alias_poll_s))
         self._chores = (
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),

@@ -21,6 +21,7 @@ import numpy as np
 
 from services import deadline
 from services.contracts import Float32
+from services.reranking.observed import ObservedCost
 from tenants.errors import FathomError, Overloaded, Unavailable
 
 TOKEN_BYTES = 4  # stored ids are uint32
@@ -196,7 +197,7 @@ def tokens_of(pair: Pair) -> int:
 class PairBatcher:
     """The thread that feeds one model. `queue_pairs` bounds what waits; a single request always finds room when idle.
 
-    Used from event loops; `close` lets the thread end once the queue is empty.
+    `cost` learns how long batches take. Used from event loops; `close` lets the thread end once the queue is empty.
     """
 
     def __init__(
@@ -207,6 +208,7 @@ class PairBatcher:
         budget_tokens: int,
         queue_pairs: int,
         meter: Meter,
+        cost: ObservedCost | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
@@ -214,6 +216,7 @@ class PairBatcher:
         self._budget = budget_tokens
         self._bound = queue_pairs
         self._meter = meter
+        self._cost = cost
         self._clock = clock
         self._queue = PairQueue()
         self._changed = threading.Condition()
@@ -265,17 +268,23 @@ class PairBatcher:
 
     def _run(self, parts: Sequence[Part]) -> None:
         pairs = [pair for part in parts for pair in part.pairs]
+        started = time.perf_counter()
         try:
             logits = self._engine.score(pairs)
         except Exception as error:  # noqa: BLE001 - the thread outlives whatever a request makes the engine raise
             self._failed(parts, error)
             return
-        self._meter.batch(self._name, len(pairs), sum(map(tokens_of, pairs)) / self._budget)
+        self._count([tokens_of(pair) for pair in pairs], (time.perf_counter() - started) * 1000)
         start = 0
         for part in parts:
             count = part.end - part.start
             part.job.deliver(part.start, logits[start : start + count])
             start += count
+
+    def _count(self, tokens: Sequence[int], elapsed_ms: float) -> None:
+        self._meter.batch(self._name, len(tokens), sum(tokens) / self._budget)
+        if self._cost is not None:
+            self._cost.note(tokens, elapsed_ms)
 
     def _failed(self, parts: Sequence[Part], error: Exception) -> None:
         """One request's pairs must not fail another's: a batch that failed is computed again, part by part."""

@@ -9,6 +9,7 @@ from services.models import pinned
 from services.reranking.batching import Meter, PairBatcher
 from services.reranking.cache import LogitCache, MemoryCache, TieredCache
 from services.reranking.cross_encoder import load_cross_encoder
+from services.reranking.observed import ObservedCost
 from services.reranking.scorer import LocalScorer
 from services.reranking.served import CrossEncoder, ServedModels, is_alias
 from services.settings import Settings
@@ -58,6 +59,13 @@ def _pin(registry: str | None, reference: str) -> str:
     return pinned(reference, registry=registry) if is_alias(reference) else reference
 
 
-def _batcher(settings: Settings, meter: Meter, reference: str, model: CrossEncoder) -> PairBatcher:
+def _batcher(settings: Settings, meter: Meter, reference: str, model: CrossEncoder, cost: ObservedCost) -> PairBatcher:
     sizes = settings.reranking
-    return PairBatcher(reference, model, budget_tokens=sizes.batch_tokens, queue_pairs=sizes.queue_pairs, meter=meter)
+    return PairBatcher(
+        reference,
+        model,
+        budget_tokens=sizes.batch_tokens,
+        queue_pairs=sizes.queue_pairs,
+        meter=meter,
+        cost=cost,
+    )

@@ -39,7 +39,7 @@ class LocalScorer:
         """See `contracts.PairScorer`. Who has a deadline does not wait for a load, who has none does."""
         with deadline.within(math.inf if math.isinf(deadline.remaining_s()) else LOADING_S):
             async with _in_time(reference), self._models.lease(reference) as model:
-                return model.facts
+                return model.cost.facts()
 
     async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
         """See `contracts.PairScorer`."""
@@ -64,9 +64,9 @@ class LocalScorer:
         """Start loading; returns at once."""
         self._models.preload(references)
 
-    def wait(self) -> None:
-        """Block until what is being loaded has ended, well or not."""
-        self._models.wait()
+    def wait(self, limit_s: float | None = None) -> None:
+        """Block until what is being loaded has ended, well or not, or for `limit_s`."""
+        self._models.wait(limit_s)
 
     def close(self) -> None:
         """Let the workers end."""

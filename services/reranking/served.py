@@ -12,13 +12,14 @@ import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from services.contracts import CrossEncoderFacts, Float32
 from services.reranking.batching import Pair, PairBatcher
+from services.reranking.observed import ObservedCost
 from services.reranking.pairs import PairTokenizer
 from tenants.errors import FathomError, InvalidInput, Unavailable
 
@@ -49,10 +50,11 @@ class CrossEncoder(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """One loaded model; `source` is the reference with its alias resolved."""
+    """One loaded model; `source` is the reference with its alias resolved, `cost` its prices in traffic."""
 
     source: str
     facts: CrossEncoderFacts
+    cost: ObservedCost
     tokenizer: PairTokenizer
     batcher: PairBatcher
     leases: int = 0
@@ -83,7 +85,7 @@ class ServedModels:
 
     load     a resolved reference → the model; slow. Raises `Unavailable`, `InvalidInput`
     pin      a reference → the one that names the same model tomorrow; slow where a registry is asked
-    batcher  (reference, model) → its worker
+    batcher  (reference, model, its prices) → its worker
     limit    models that may be loaded at once; beyond it the least recently used idle one goes
     """
 
@@ -91,7 +93,7 @@ class ServedModels:
         self,
         load: Callable[[str], CrossEncoder],
         pin: Callable[[str], str],
-        batcher: Callable[[str, CrossEncoder], PairBatcher],
+        batcher: Callable[[str, CrossEncoder, ObservedCost], PairBatcher],
         *,
         limit: int,
         clock: Callable[[], float] = time.monotonic,
@@ -110,11 +112,9 @@ class ServedModels:
         for reference in references:
             self._slots.setdefault(reference, self._slot(reference))
 
-    def wait(self) -> None:
-        """Block until what is being loaded has ended, well or not."""
-        for slot in list(self._slots.values()):
-            with suppress(FathomError):
-                slot.loading.exception()
+    def wait(self, limit_s: float | None = None) -> None:
+        """Block until what is being loaded has ended, well or not, or for `limit_s`; the loads go on then."""
+        wait([slot.loading for slot in self._slots.values()], limit_s)
 
     @asynccontextmanager
     async def lease(self, reference: str) -> AsyncIterator[Served]:
@@ -168,7 +168,8 @@ class ServedModels:
             source = self._pin(reference)
             encoder = self._load(source)
             facts = replace(encoder.facts, reference=reference, languages=_languages(reference, encoder.facts))
-            return Served(source, facts, encoder.tokenizer, self._batcher(reference, encoder))
+            cost = ObservedCost(facts)
+            return Served(source, facts, cost, encoder.tokenizer, self._batcher(reference, encoder, cost))
         except (InvalidInput, Unavailable) as error:
             _log.warning("the reranker %s is not served: %s", reference, error.detail)
             raise

@@ -84,8 +84,8 @@ class Shop:
     def pin(self, reference: str) -> str:
         return self.alias if reference == ALIAS else reference
 
-    def batcher(self, reference: str, encoder: Any) -> PairBatcher:
-        return PairBatcher(reference, encoder, budget_tokens=256, queue_pairs=1_000, meter=self.meter)
+    def batcher(self, reference: str, encoder: Any, cost: Any) -> PairBatcher:
+        return PairBatcher(reference, encoder, budget_tokens=256, queue_pairs=1_000, meter=self.meter, cost=cost)
 
 
 @pytest.fixture
