@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,18 +56,30 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """{query: {document: grade}} of a tab-separated file; its first line is a header."""
-    judgements: dict[str, dict[str, int]] = {}
+    return {query: {name: round(value) for name, value in row.items()} for query, row in read_scores(path).items()}
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """{query: {document: score}} of a file that is laid out like qrels."""
+    scores: dict[str, dict[str, float]] = {}
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if number == 1 or not line.strip():
                 continue
             parts = line.rstrip("\r\n").split("\t")
             try:
-                query, document, grade = parts
-                judgements.setdefault(query, {})[document] = round(float(grade))
+                query, document, score = parts
+                scores.setdefault(query, {})[document] = _finite(score)
             except ValueError:
                 raise InvalidInput(f"{path.name} line {number} is not query id, document id and grade") from None
-    return judgements
+    return scores
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def digest_of(queries: dict[str, str], judgements: dict[str, dict[str, int]]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+HUB_NAMES = {"builtin": "sentence-transformers/all-MiniLM-L6-v2"}
+
 
 @dataclass(frozen=True, slots=True)
 class DataLine:
@@ -45,7 +47,7 @@ def card_of(facts: CardFacts) -> str:
             "license: apache-2.0",
             "language: en",
             "pipeline_tag: text-ranking",
-            f"base_model: {facts.base}",
+            f"base_model: {HUB_NAMES.get(facts.base, facts.base)}",
             "---",
             "",
             f"# {facts.name}",

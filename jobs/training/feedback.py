@@ -113,6 +113,7 @@ def _row(text: str, opinion: Opinion, ranked: Mapping[str, float], number: Mappi
         "positives": [number[chunk] for chunk in (positives if dev else positives[:POSITIVES])],
         "ranking": [number[chunk] for chunk in kept],
         "fused": [ranked[chunk] for chunk in kept],
+        "taught": [],
     }
 
 

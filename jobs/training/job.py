@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from jobs.training.evaluation import Check, by_blend, checks_of, score_checks
 from jobs.training.loop import Plan, Progress, Teacher, Trainer, device_of, teacher_of
 from jobs.training.mining import Mined, load_mined, mined_digest
 from jobs.training.network import averaged, export, layers_of, load_network, spread, thinned
-from jobs.training.order import Order, checked
+from jobs.training.order import Order, checked, shown_reference
 from jobs.training.pairs import PairBuilder
 from jobs.training.pipeline import mine_on_ray
 from jobs.training.plots import curve_figure, dev_figure
@@ -61,7 +60,8 @@ def train(order: Order, settings: Settings, report: Report, mined: Sequence[Mine
     order or data that cannot be used and `Cancelled` after an interruption, with a checkpoint in `order.work`.
     """
     checked(order)
-    with run(settings, EXPERIMENT, order.params() | {"machine": machine(order.engine)}) as tracked:
+    params = order.params() | {"machine": machine(order.engine), "command": order.command()}
+    with run(settings, EXPERIMENT, params) as tracked:
         found = [*mined, *(mine(read_source(sample), order, settings, report) for sample in order.data)]
         others = [mine(read_dev_source(sample), order, settings, report) for sample in order.dev]
         base = _base(order, order.base, settings, order.layers)
@@ -175,9 +175,9 @@ def _export(
         name=order.model_name,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         layers=layers_of(network),
-        base=order.base,
-        teacher=order.teacher,
-        command=" ".join(["python -m jobs.training.reranker", *sys.argv[1:]]),
+        base=shown_reference(order.base),
+        teacher=shown_reference(order.teacher) if order.teacher else None,
+        command=order.command(),
         date=datetime.now(UTC).date().isoformat(),
         machine=machine(order.engine),
         data=[_data_line(one) for one in found],

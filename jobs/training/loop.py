@@ -164,12 +164,15 @@ class Trainer:
         mask = group_mask(groups).to(self.device)
         labels = torch.zeros_like(logits, dtype=torch.float32)
         labels[:, 0] = 1.0
-        if self._teacher is None:
+        taught = self._teacher(groups) if self._teacher else taught_logits(groups)
+        if taught is None:
             return ranking_loss(logits, labels, mask)
-        taught = self._teacher(groups)
+        taught = taught.to(self.device)
+        known = torch.isfinite(taught) & torch.isfinite(taught[:, :1])
         # A negative that the teacher scores like the positive is most likely an answer that nobody labelled.
-        loss = ranking_loss(logits, labels, mask & ((labels > 0) | (taught < taught[:, :1] - self._plan.doubt)))
-        return torch.lerp(loss, margin_mse(logits, taught, mask), self._plan.margin_share)
+        doubtful = known & (labels <= 0) & (taught > taught[:, :1] - self._plan.doubt)
+        loss = ranking_loss(logits, labels, mask & ~doubtful)
+        return torch.lerp(loss, margin_mse(logits, taught.nan_to_num(), mask & known), self._plan.margin_share)
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -229,6 +232,14 @@ def group_mask(groups: Sequence[Group]) -> Tensor:
     """(g, m) bool: True where a group has a candidate."""
     width = max(len(group.passages) for group in groups)
     return torch.tensor([[place < len(group.passages) for place in range(width)] for group in groups])
+
+
+def taught_logits(groups: Sequence[Group]) -> Tensor | None:
+    """(g, m) float32 logits that came with the data, NaN = not scored; None when no group has any."""
+    if not any(group.taught for group in groups):
+        return None
+    width = max(len(group.passages) for group in groups)
+    return torch.tensor([[*group.taught, *[torch.nan] * (width - len(group.taught))] for group in groups])
 
 
 def teacher_of(network: PreTrainedModel, builder: PairBuilder, slices: int = 3) -> Teacher:

@@ -38,6 +38,7 @@ def ranking_loss(logits: Tensor, labels: Tensor, mask: Tensor, bce_share: float 
 
 
 def margin_mse(logits: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Mean over a group's pairs (first candidate, other) of ((z₀ − zᵢ) − (t₀ − tᵢ))² (Hofstätter et al. 2020)."""
+    """Mean over the pairs (first candidate, other) of ((z₀ − zᵢ) − (t₀ − tᵢ))² (Hofstätter et al. 2020); 0 for none."""
     ours, theirs = logits.float()[:, :1] - logits.float()[:, 1:], teacher[:, :1] - teacher[:, 1:]
-    return (ours - theirs).square().masked_select(mask[:, 1:]).mean()
+    squares = (ours - theirs).square().masked_select(mask[:, 1:])
+    return squares.sum() / max(1, squares.numel())

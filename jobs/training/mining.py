@@ -5,11 +5,13 @@ A mined source is two tables, kept as Parquet so that a second training run star
     passages   document_id, text (title, heading and text, as both retrieval legs read them), reserved
     questions  text, split, positives list<int32> (rows of passages, best first), ranking list<int32> (the fused
                order of the first stage; of a training question without relevant and reserved documents), fused
-               list<float32> (their fused scores)
+               list<float32> (their fused scores), taught list<float32> (a teacher's logits of positives and
+               ranking, NaN = not scored; empty = no teacher)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ QUESTIONS = pa.schema(
         ("positives", pa.list_(pa.int32())),
         ("ranking", pa.list_(pa.int32())),
         ("fused", pa.list_(pa.float32())),
+        ("taught", pa.list_(pa.float32())),
     ]
 )
 _DIGEST, _LICENCE = b"fathom_digest", b"fathom_licence"
@@ -178,13 +181,18 @@ class Miner:
         positives = sorted(gold, key=lambda row: place.get(row, len(ranked)))
         training = one.split == "train"
         kept = self._negatives(ranked, set(gold)) if training else list(ranked)
+        positives = positives[:POSITIVES] if training else positives
         return {
             "text": one.text,
             "split": one.split,
-            "positives": positives[:POSITIVES] if training else positives,
+            "positives": positives,
             "ranking": kept,
             "fused": [ranked[row] for row in kept],
+            "taught": [self._taught(one, row) for row in (*positives, *kept)] if one.taught else [],
         }
+
+    def _taught(self, one: Judged, row: int) -> float:
+        return one.taught.get(self._index.passages[row].document_id, math.nan)
 
     def _negatives(self, ranked: Iterable[int], gold: set[int]) -> list[int]:
         """The fused order without relevant and reserved documents, nor copies of a relevant passage."""

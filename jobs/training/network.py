@@ -108,7 +108,9 @@ def export(network: PreTrainedModel, lender: Path, target: Path, card: str) -> N
         for name, value in network.state_dict().items()
         if not (builtin and ".embeddings." in name)
     }
-    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+    weights = target / "model.safetensors"
+    save_file(state, weights, metadata={"format": "pt"})
+    weights.chmod(0o644)  # safetensors makes it the owner's alone
     config = network.config.to_dict() | {"architectures": [type(network).__name__], "dtype": "float16"}
     config.pop("_name_or_path", None)
     if builtin:

@@ -14,6 +14,7 @@ Role = Literal["small", "large"]
 Engine = Literal["auto", "cpu", "cuda"]
 ROLES: tuple[Role, ...] = ("small", "large")
 ENGINES: tuple[Engine, ...] = ("auto", "cpu", "cuda")
+_NOT_DECIDING = ("work", "resume", "register", "tenant", "engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +63,39 @@ class Order:
 
     def params(self) -> dict[str, Any]:
         """Everything that decides the result, for the run's record; folders by name."""
-        values = asdict(self) | {
-            "data": [sample.folder.name for sample in self.data],
-            "dev": [sample.folder.name for sample in self.dev],
-        }
-        return {name: value for name, value in values.items() if name not in ("work", "resume", "register", "tenant")}
+        return {name: self._shown(name) for name in asdict(self) if name not in _NOT_DECIDING}
+
+    def command(self) -> str:
+        """The command line that repeats this job, without what is as by default; folders by name."""
+        words = ["python -m jobs.training.reranker"]
+        default = Order()
+        for name in asdict(self):
+            if name not in _NOT_DECIDING and getattr(self, name) not in (None, getattr(default, name)):
+                values = getattr(self, name) if name in ("data", "dev") else [self._shown(name)]
+                words += [f"--{name.replace('_', '-')} {value}" for value in values]
+        return " ".join(words)
+
+    def _shown(self, name: str) -> Any:
+        value = getattr(self, name)
+        if name in ("data", "dev"):
+            return ", ".join(map(str, value))
+        if name == "hard_ranks":
+            return f"{value[0]}:{value[1]}"
+        return shown_reference(value) if name in ("base", "teacher", "embedder") and value else value
+
+
+def shown_reference(reference: str) -> str:
+    """A model reference without the path of a machine: a folder is shown by its name."""
+    local = reference.startswith(("/", ".", "~"))
+    return Path(reference).name if local else reference
 
 
 def checked(order: Order) -> Order:
     """The order itself. Raises `InvalidInput` naming what cannot be."""
     faults = {
         "/data": not order.data and order.tenant is None and "give --data FOLDER, or --tenant for its feedback",
-        "/budget_minutes": order.budget_minutes is None and order.steps is None and "give a budget, or steps",
-        "/minutes": (order.budget_minutes or 1) <= 0 and "a budget is more than nothing",
-        "/steps": (order.steps or 1) < 1 and "a run has at least one step",
+        "/budget_minutes": _budget_fault(order),
+        "/steps": order.steps is not None and order.steps < 1 and "a run has at least one step",
         "/layers": order.layers is not None and order.layers < 1 and "a model has at least one layer",
         "/hard_ranks": not 1 <= order.hard_ranks[0] <= order.hard_ranks[1] and "ranks are FIRST:LAST, from 1 up",
         "/hard": order.hard + order.medium + order.random < 1 and "a group needs a negative",
@@ -88,3 +108,9 @@ def checked(order: Order) -> Order:
         if fault:
             raise InvalidInput.field(pointer, fault)
     return order
+
+
+def _budget_fault(order: Order) -> str:
+    if order.budget_minutes is None:
+        return "" if order.steps is not None else "give a budget, or steps"
+    return "" if order.budget_minutes > 0 else "a budget is more than nothing"

@@ -5,7 +5,6 @@ The corpus's vectors are shared through the object store; every miner holds the 
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ def mine_on_ray(source: Source, embedder: str, settings: Settings) -> Mined:
     connect(settings)
     corpus = _corpus(source, embedder, settings)
     shared = ray.put(corpus)
-    rows = [asdict(one) | {"number": number} for number, one in enumerate(source.questions)]
+    rows = [{"number": number, "question": one.to_json()} for number, one in enumerate(source.questions)]
     mined = (
         ray.data.from_arrow(pa.Table.from_pylist(rows))
         .repartition(_blocks(len(rows), QUESTIONS_PER_BATCH))
@@ -77,8 +76,7 @@ class _Mine:
         self._miner = Miner(MemoryIndex(encoder, (), (found.passages, found.vectors)), reserved)
 
     def __call__(self, questions: pa.Table) -> pa.Table:
-        rows = questions.to_pylist()
-        found = self._miner.mine([Judged(row["text"], tuple(row["gold"]), row["split"]) for row in rows])
+        found = self._miner.mine([Judged.from_json(text) for text in questions["question"].to_pylist()])
         return found.append_column("number", questions["number"])
 
 

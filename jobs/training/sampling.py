@@ -6,8 +6,10 @@ source lacks is made up at random. Sources are mixed by shares, so that a large 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,15 +50,19 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One question with its candidates, the positive first."""
+    """One question with its candidates, the positive first; `taught` a teacher's logits of them, NaN = not scored."""
 
     question: Ids
     passages: tuple[Ids, ...]
+    taught: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """One source, tokenised. `positives` and `rankings` hold rows of `passages`; `free` the rows not reserved."""
+    """One source, tokenised. `positives` and `rankings` hold rows of `passages`; `free` the rows not reserved.
+
+    `taught` {row: a teacher's logit} of each question; empty = no teacher at all.
+    """
 
     name: str
     questions: list[Ids]
@@ -65,6 +71,7 @@ class Pool:
     rankings: list[list[int]]
     free: npt.NDArray[np.int64]
     rarity: Float32 = field(repr=False)
+    taught: list[dict[int, float]] = field(default_factory=list)
 
 
 def pool_of(mined: Mined, builder: PairBuilder) -> Pool:
@@ -81,7 +88,13 @@ def pool_of(mined: Mined, builder: PairBuilder) -> Pool:
         rankings=[row["ranking"] for row in rows],
         free=np.flatnonzero(~np.array(mined.passages["reserved"].to_pylist(), dtype=bool)),
         rarity=rarity(passages),
+        taught=[_taught(row) for row in rows] if any(row["taught"] for row in rows) else [],
     )
+
+
+def _taught(row: Mapping[str, Any]) -> dict[int, float]:
+    places = [*row["positives"], *row["ranking"]]
+    return dict(zip(places, row["taught"], strict=True)) if row["taught"] else {}
 
 
 def negatives(
@@ -132,7 +145,8 @@ class Sampler:
         question = pool.questions[row][:MAX_QUESTION]
         most = self._lengths.long if chance.random() < self._lengths.long_share else self._lengths.short
         room = max(1, most - self._frame_size - len(question))
-        return Group(question, tuple(window(question, pool.passages[one], room, pool.rarity) for one in rows))
+        taught = tuple(pool.taught[row].get(one, math.nan) for one in rows) if pool.taught else ()
+        return Group(question, tuple(window(question, pool.passages[one], room, pool.rarity) for one in rows), taught)
 
     def _question(self, number: int) -> tuple[Pool, int]:
         rounds, place = divmod(number, len(self._cycle))

@@ -1,5 +1,7 @@
 """Where labelled questions come from: folders in the BEIR layout. Reads, samples and splits; ranks nothing.
 
+A folder may hold a teacher's logits in `teacher.tsv` (query id, document id, score), beside labels or in their place.
+
 What is not to be learned from is set apart by documents, never by questions: the documents that a folder's dev and
 test qrels judge, or, in a folder without such splits, those of the tenth of titles that `is_held_out`. No question
 about a reserved document is trained on and none is ever a negative; they stay in the corpus that is searched, so
@@ -11,14 +13,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
 from jobs.evaluation.answers import is_held_out
-from jobs.evaluation.datasets import read_jsonl, read_qrels
+from jobs.evaluation.datasets import read_jsonl, read_qrels, read_scores
 from tenants.errors import InvalidInput, NotFound
 from tenants.ids import DIGEST_CHARS
 
@@ -27,11 +29,25 @@ SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One question and the documents that answer it; `split` is train or dev."""
+    """One question and the documents that answer it; `split` is train or dev.
+
+    `taught` {document: a teacher's logit}, where there is a teacher.
+    """
 
     text: str
     gold: tuple[str, ...]
     split: str
+    taught: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """For a column of text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Judged:
+        """What `to_json` wrote."""
+        value = json.loads(text)
+        return cls(value["text"], tuple(value["gold"]), value["split"], value["taught"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,11 @@ class Sample:
         numbers = [int(count) for count in counts] + [None, None]
         return cls(Path(folder).expanduser(), documents=numbers[1], questions=numbers[0])
 
+    def __str__(self) -> str:
+        """What `parse` reads, the folder by its name."""
+        counts = [self.questions, self.documents] if self.documents else [self.questions] if self.questions else []
+        return ":".join(map(str, [self.folder.name, *counts]))
+
 
 def read_source(sample: Sample) -> Source:
     """Read and sample one folder. Raises `NotFound` without the files, `InvalidInput` without a usable question."""
@@ -72,10 +93,15 @@ def read_source(sample: Sample) -> Source:
     if not rows:
         raise InvalidInput.field("/data", f"{folder.name} holds no document")
     dev, reserved = _held_back(folder, rows)
-    trained = read_qrels(_existing(folder, "qrels/train.tsv"))
+    taught = _teacher(folder)
+    trained = _labels(folder, taught)
     kept = _whole_titles(rows, sample.documents)
     texts = {str(row["_id"]): str(row["text"]) for row in read_jsonl(_existing(folder, "queries.jsonl"))}
-    fit = _judged(trained, texts, kept, "train", without=reserved)
+    by_text = {_key(texts[query]): scores for query, scores in taught.items() if query in texts}
+    fit = [
+        replace(one, taught=by_text.get(_key(one.text), {}))
+        for one in _judged(trained, texts, kept, "train", without=reserved)
+    ]
     check = _judged(dev or trained, texts, kept, "dev", only=reserved)
     questions = (*_some(fit, sample.questions), *_some(check, sample.dev))
     if not fit:
@@ -140,8 +166,7 @@ def _judged(
     merged: dict[str, tuple[str, dict[str, None]]] = {}
     for query, grades in judgements.items():
         if query in texts and texts[query].strip():
-            key = " ".join(texts[query].lower().split())
-            gold = merged.setdefault(key, (texts[query], {}))[1]
+            gold = merged.setdefault(_key(texts[query]), (texts[query], {}))[1]
             gold.update(dict.fromkeys(document for document, grade in grades.items() if grade > 0))
     return [
         Judged(text, tuple(gold), split)
@@ -151,6 +176,24 @@ def _judged(
         and without.isdisjoint(gold)
         and (only is None or any(document in only for document in gold))
     ]
+
+
+def _key(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _teacher(folder: Path) -> dict[str, dict[str, float]]:
+    """{query: {document: logit}} of the folder's `teacher.tsv`, which is laid out like a qrels file."""
+    path = next((path for path in (folder / "teacher.tsv", folder / "teacher.tsv.gz") if path.is_file()), None)
+    return read_scores(path) if path else {}
+
+
+def _labels(folder: Path, taught: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, int]]:
+    """The training judgements; without them what the teacher scores highest is the answer."""
+    labelled = any((folder / "qrels" / f"train.tsv{end}").is_file() for end in ("", ".gz"))
+    if taught and not labelled:
+        return {query: {max(scores, key=lambda name: scores[name]): 1} for query, scores in taught.items()}
+    return read_qrels(_existing(folder, "qrels/train.tsv"))
 
 
 def _some(questions: list[Judged], limit: int | None) -> list[Judged]:
@@ -166,6 +209,8 @@ def _digest(documents: Iterable[Mapping[str, Any]], questions: Iterable[Judged])
         hasher.update(f"{row['_id']}\0{row.get('title') or ''}\0{row['text']}\0".encode())
     for one in questions:
         hasher.update(f"{one.split}\0{one.text}\0{one.gold!r}\0".encode())
+        if one.taught:
+            hasher.update(f"{sorted(one.taught.items())!r}\0".encode())
     return hasher.hexdigest()[:DIGEST_CHARS]
 
 

@@ -1,38 +1,64 @@
 """The whole job on a tiny corpus: real Ray, real MLflow, a model that the registry gives back."""
 
 import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from jobs.training.job import ALIAS, EXPERIMENT, train
+from jobs.training.job import ALIAS, EXPERIMENT
 from jobs.training.order import Order, checked
 from jobs.training.reranker import main, parser, ranks, run_order
 from jobs.training.sources import Sample
 from services import models
 from services.models import locate
+from services.reranking.checkpoint import describe_cross_encoder
 from services.settings import Settings
 from tenants.errors import InvalidInput
 
-ORDER = Order(budget_minutes=None, steps=30, peak=3e-3, short_tokens=48, long_tokens=64, dev_questions=12, dev_depth=20)
+ROOT = Path(__file__).parents[3]
+QUICK = [
+    "--steps",
+    "30",
+    "--peak",
+    "3e-3",
+    "--short-tokens",
+    "48",
+    "--long-tokens",
+    "64",
+    "--dev-questions",
+    "12",
+    "--dev-depth",
+    "20",
+]
+ORDER = Order(budget_minutes=None, steps=30, peak=3e-3, short_tokens=48, long_tokens=64)
+
+
+def run_entrypoint(data_dir, *arguments):
+    command = [sys.executable, "-m", "jobs.training.reranker", "--data-dir", str(data_dir), "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout), done.stderr
 
 
 @pytest.mark.cluster
 @pytest.mark.filterwarnings("default")
 def test_a_job_from_labels_to_the_registry_and_a_small_model_taught_by_it(labelled, tiny_base, tmp_path, monkeypatch):
+    """Mined on a real Ray, tracked in a real MLflow, read back as the platform reads its models."""
     monkeypatch.setattr(models, "DOWNLOADS", tmp_path / "downloads")
     settings = Settings(data_dir=str(tmp_path / "data"))
-    (tmp_path / "data").mkdir()
-    said: list[str] = []
-    order = dataclasses.replace(ORDER, data=(Sample(labelled),), base=str(tiny_base), work=tmp_path / "large")
-    made = train(order, settings, said.append)
-    assert made["registered"] == "models:/fathom-rerank-large/1"
-    assert made["steps"] == 30
-    assert set(made["dev"]) == {"topics"}
+    common = ["--data", str(labelled), "--work", str(tmp_path / "work"), *QUICK]
+    made, said = run_entrypoint(settings.data_dir, *common, "--base", str(tiny_base))
+    assert "topics: mining 96 questions in 96 documents" in said
+    assert (made["registered"], made["alias"], made["steps"]) == ("models:/fathom-rerank-large/1", ALIAS, 30)
     assert made["dev"]["topics"]["0"] > 0.5
-    folder = locate("models:/fathom-rerank-large@challenger", registry=settings.registry)
-    assert folder.revision == locate(made["folder"]).revision
-    assert "digest of the sample" in (folder.path / "README.md").read_text()
+    folder = locate(f"models:/fathom-rerank-large@{ALIAS}", registry=settings.registry)
+    card = (folder.path / "README.md").read_text()
+    assert "digest of the sample" in card
+    assert str(tmp_path) not in card
 
     client = MlflowClient(tracking_uri=settings.mlflow_uri)
     run = client.get_run(made["run_id"])
@@ -42,21 +68,13 @@ def test_a_job_from_labels_to_the_registry_and_a_small_model_taught_by_it(labell
     kept = {item.path for item in client.list_artifacts(made["run_id"])}
     assert {"training.png", "dev.png", "data.json", "fathom-rerank-large"} <= kept
 
-    small = dataclasses.replace(
-        order,
-        role="small",
-        base=f"models:/fathom-rerank-large@{ALIAS}",
-        teacher=f"models:/fathom-rerank-large@{ALIAS}",
-        layers=1,
-        work=tmp_path / "small",
-        register=False,
-    )
-    (tmp_path / "small").mkdir()
-    (tmp_path / "large" / "mined").rename(tmp_path / "small" / "mined")
-    taught = train(small, settings, said.append)
+    large = f"models:/fathom-rerank-large@{ALIAS}"
+    small = ["--role", "small", "--base", large, "--teacher", large, "--layers", "1", "--no-register"]
+    taught, said = run_entrypoint(settings.data_dir, *common, *small)
     assert "topics: mined before" in said
     assert taught["registered"] is None
-    assert "distilled from" in (locate(taught["folder"]).path / "README.md").read_text()
+    assert f"distilled from `{large}`" in (Path(taught["folder"]) / "README.md").read_text()
+    assert describe_cross_encoder(taught["folder"]).config["num_hidden_layers"] == 1
 
 
 @pytest.mark.parametrize(
@@ -77,7 +95,7 @@ def test_a_job_from_labels_to_the_registry_and_a_small_model_taught_by_it(labell
 )
 def test_orders_that_cannot_be_are_refused_before_anything_is_loaded(tmp_path, change, message):
     with pytest.raises(InvalidInput, match=message):
-        checked(dataclasses.replace(ORDER, data=(Sample(tmp_path),), **change))
+        checked(dataclasses.replace(ORDER, **{"data": (Sample(tmp_path),), **change}))
 
 
 def test_no_folder_is_one_sentence_and_exit_code_one(tmp_path, capsys):
@@ -101,6 +119,18 @@ def test_a_tenant_without_an_index_is_refused(tmp_path):
 def test_help_names_data_teacher_engine_and_budget():
     text = parser().format_help()
     assert all(flag in text for flag in ("--data", "--teacher", "--engine", "--budget-minutes", "--tenant", "--resume"))
+
+
+def test_the_command_in_the_card_names_no_path_of_this_machine(tmp_path):
+    order = dataclasses.replace(
+        ORDER, data=(Sample(tmp_path / "set", 10, 5),), work=tmp_path, base=str(tmp_path / "base"), hard_ranks=(3, 40)
+    )
+    command = order.command()
+    assert str(tmp_path) not in command
+    assert "--data set:5:10 --base base" in command
+    assert "--hard-ranks 3:40" in command
+    again = parser().parse_args(command.removeprefix("python -m jobs.training.reranker ").split())
+    assert (again.steps, again.peak, again.hard_ranks) == (30, 3e-3, "3:40")
 
 
 def test_ranks_are_read_or_refused():

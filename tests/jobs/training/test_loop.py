@@ -1,8 +1,10 @@
 """The loop: it learns, it goes on where it stopped, it stops when told to."""
 
 import copy
+import math
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +88,24 @@ def test_a_teacher_is_learned_from(network, builder, pool, tmp_path):
     progress = one.run(lambda _: None, every=10)
     assert progress.curve[0][2] > 5.0
     assert progress.curve[-1][2] < 0.7 * progress.curve[0][2]
+
+
+def test_scores_that_came_with_the_data_are_learned_from(network, builder, pool, tmp_path):
+    """Half of the candidates are scored; margins of the others, and of groups without any, count nothing."""
+    scores = [{row: 3.0 if row == n else 0.0 for row in range(20)} if n % 2 == 0 else {} for n in range(10)]
+    plan = Plan(Budget(steps=60), peak=5e-3, groups=4, slices=2, margin_share=1.0)
+    one = trainer(network, builder, replace(pool, taught=scores), tmp_path, plan)
+    progress = one.run(lambda _: None, every=10)
+    assert progress.curve[-1][2] < 0.8 * progress.curve[0][2]
+
+
+def test_a_negative_that_the_teacher_likes_is_no_negative(network, builder, pool, tmp_path):
+    """The teacher scores all alike: labels then have no negative, and nothing is learned from them."""
+    plan = Plan(Budget(steps=1), groups=2, margin_share=0.0)
+    one = trainer(network, builder, pool, tmp_path, plan, lambda groups: torch.zeros(len(groups), 6))
+    progress = one.run(lambda _: None, every=1)
+    positive_alone = math.log(2.0) * 0.2
+    assert progress.curve[0][2] == pytest.approx(positive_alone, abs=0.05)
 
 
 def test_a_network_teaches_its_own_logits(network, builder, pool):

@@ -49,6 +49,10 @@ def test_margins_are_learned_whatever_the_common_shift():
     assert float(margin_mse(LOGITS, taught, MASK)) == pytest.approx(1.0 / 3.0, rel=1e-6)
 
 
+def test_no_pair_is_no_margin():
+    assert float(margin_mse(LOGITS, LOGITS + 1.0, torch.zeros_like(MASK))) == 0.0
+
+
 def test_what_is_masked_has_no_gradient():
     logits = LOGITS.clone().requires_grad_()
     torch.autograd.backward(ranking_loss(logits, LABELS, MASK) + margin_mse(logits, LOGITS + 1.0, MASK))

@@ -1,5 +1,6 @@
 """Groups: who is in them, in which order, again and again the same."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -78,6 +79,14 @@ def test_groups_keep_to_their_length(pool):
     assert longest == {10, 12}
 
 
+def test_a_teachers_logits_stay_with_their_passages(pool):
+    taught = replace(pool, taught=[{row: float(row) for row in range(0, 40, 2)} for _ in range(10)])
+    for group in Sampler([taught], Mix(), LENGTHS, 3, seed=1).groups(0, 10):
+        rows = [next(n for n, one in enumerate(pool.passages) if np.array_equal(one, text)) for text in group.passages]
+        expected = [float(row) if row % 2 == 0 else math.nan for row in rows]
+        np.testing.assert_array_equal(group.taught, expected)
+
+
 def test_window_holds_the_rare_words_of_the_question():
     passage = np.array([1, 1, 1, 1, 1, 1, 9, 8, 1, 1], np.uint32)
     rare = np.array([0, 0, 0, 0, 0, 0, 0, 0, 2.0, 2.0], np.float32)
@@ -87,7 +96,7 @@ def test_window_holds_the_rare_words_of_the_question():
 
 
 def test_a_source_without_training_questions_says_so(builder):
-    row = {"text": "why", "split": "dev", "positives": [0], "ranking": [], "fused": []}
+    row = {"text": "why", "split": "dev", "positives": [0], "ranking": [], "fused": [], "taught": []}
     nothing = Mined(
         "empty",
         "d",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jobs.evaluation.answers import is_held_out
-from jobs.training.sources import Sample, read_dev_source, read_source
+from jobs.training.sources import Judged, Sample, read_dev_source, read_source
 from tenants.errors import InvalidInput, NotFound
 
 
@@ -52,6 +52,32 @@ def test_a_folder_may_only_measure(labelled):
     source = read_dev_source(Sample(labelled))
     assert {one.split for one in source.questions} == {"dev"}
     assert len(source.reserved) == 96
+
+
+def write_teacher(folder, *rows):
+    (folder / "teacher.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *rows]) + "\n")
+
+
+def test_a_teachers_scores_come_with_the_questions(labelled):
+    write_teacher(labelled, "q-tide-0\ttide-0\t4.5", "q-tide-0\ttide-1\t-2.25")
+    found = {one.text: one for one in read_source(Sample(labelled)).questions}
+    assert found["what does tide 0 tell"].taught == {"tide-0": 4.5, "tide-1": -2.25}
+    assert found["what does tide 1 tell"].taught == {}
+    assert Judged.from_json(found["what does tide 0 tell"].to_json()) == found["what does tide 0 tell"]
+
+
+def test_without_labels_the_teachers_best_is_the_answer(labelled):
+    (labelled / "qrels" / "train.tsv").unlink()
+    write_teacher(labelled, "q-tide-0\ttide-3\t4.5", "q-tide-0\ttide-1\t-2.25")
+    (one,) = [one for one in read_source(Sample(labelled)).questions if one.split == "train"]
+    assert (one.text, one.gold) == ("what does tide 0 tell", ("tide-3",))
+
+
+@pytest.mark.parametrize("score", ["high", "nan", "inf"])
+def test_a_teachers_score_is_a_finite_number(labelled, score):
+    write_teacher(labelled, f"q-tide-0\ttide-0\t{score}")
+    with pytest.raises(InvalidInput, match=r"teacher\.tsv line 2"):
+        read_source(Sample(labelled))
 
 
 @pytest.mark.parametrize("text", ["folder:x", "folder:1:2:3", "folder:0", "folder:5:"])
