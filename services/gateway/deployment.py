@@ -7,6 +7,7 @@ that a question crosses no process at all, and the cross-encoders do; in `split`
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -132,6 +133,9 @@ class Gateway:
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),
             loop.create_task(_every(_EXPIRY_S, partial(_expire, self._platform.store, self._platform.audit))),
         )
+        # What is here now stays: no later collection walks it again and holds up every request meanwhile.
+        gc.collect()
+        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> Any:
         """Serve asks for the application once the constructor is done."""
