@@ -196,8 +196,10 @@ def measure(folder: Path, options: argparse.Namespace, encoder: Encoder, ranker:
         clean.append([gain(candidates, each, rank, dataset.judgements[identity]) for each in (score, settled)])
         seen.append([found.suspect.sum() / found.examined.sum(), found.hostile.sum() / found.examined.sum()])
     size = len(dataset.queries)
-    shares = [{kind: count / size for kind, count in counts[side].items()} for side in ("raw", "read")]
-    return Outcome(folder.name, size, *shares, *np.mean(clean, axis=0).tolist(), *np.mean(seen, axis=0).tolist())
+    raw, read_ = ({kind: count / size for kind, count in counts[side].items()} for side in ("raw", "read"))
+    before, after = np.mean(clean, axis=0).tolist()
+    suspect, hostile = np.mean(seen, axis=0).tolist()
+    return Outcome(folder.name, size, raw, read_, before, after, suspect, hostile)
 
 
 def sample(folder: Path, queries: int, documents: int) -> tuple[Dataset, list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ async def test_no_answer_leaves_the_schema_and_none_is_a_fault(world) -> None:
     def run():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # schemathesis and its test client warn about themselves
-            return fuzz(from_asgi("/openapi.json", world.client._transport.app), "acme", headers, 300)
+            return fuzz(from_asgi("/openapi.json", world.client._transport.app), "acme", headers, 360)
 
     report = await asyncio.to_thread(run)
     assert report.faults == []
