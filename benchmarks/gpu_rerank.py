@@ -22,6 +22,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -72,13 +73,11 @@ class Packed:
 
     def laid_out(self, lengths: Lengths) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         """Ids, positions (total,), bounds (n + 1,) on the device, and the longest window."""
-        bounds = np.concatenate(([0], np.cumsum(lengths)))
-        places = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-        ids, places, bounds = (
-            torch.from_numpy(part) for part in (_ids(int(bounds[-1])), places, bounds.astype(np.int32))
-        )
-        move = self._device
-        return ids.to(move), places.to(move), bounds.to(move), int(lengths.max())
+        ends = np.concatenate(([0], np.cumsum(lengths)))
+        places = np.arange(ends[-1]) - np.repeat(ends[:-1], lengths)
+        parts = (_ids(int(ends[-1])), places, ends.astype(np.int32))
+        ids, positions, bounds = (torch.from_numpy(part).to(self._device) for part in parts)
+        return ids, positions, bounds, int(lengths.max())
 
     def batch(self, ids: torch.Tensor, places: torch.Tensor, bounds: torch.Tensor, longest: int) -> torch.Tensor:
         """(n, 1) logits of the windows of one row, on the device."""
@@ -112,7 +111,7 @@ class Replayed:
     def __init__(self, packed: Packed, lengths: Lengths) -> None:
         self._packed = packed
         self._inputs = packed.laid_out(lengths)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -162,7 +161,7 @@ def _measured(name: str, options: argparse.Namespace, device: torch.device, ceil
     if device.type == "cuda":
         modes["compiled"] = packed.compiled
     found: dict[str, Any] = {
-        mode: _guarded(lambda make=make: _rates(make(), uniform, mixed, request)) for mode, make in modes.items()
+        mode: _guarded(partial(_rates, make, uniform, mixed, request)) for mode, make in modes.items()
     }
     if device.type == "cuda":
         found["graph"] = _guarded(lambda: {"request_ms": _latency(Replayed(packed, request), request)})
@@ -173,7 +172,8 @@ def _measured(name: str, options: argparse.Namespace, device: torch.device, ceil
     return found | {"gflop_per_pair": round(work, 2), "share_of_ceiling": share, "packed_against_padded": same}
 
 
-def _rates(mode: Mode, uniform: Lengths, mixed: Lengths, request: Lengths) -> dict[str, Any]:
+def _rates(make: Callable[[], Mode], uniform: Lengths, mixed: Lengths, request: Lengths) -> dict[str, Any]:
+    mode = make()
     return {
         "uniform_pairs_per_s": round(len(uniform) / _best(lambda: mode(uniform)), 1),
         "mixed_pairs_per_s": round(len(mixed) / _best(lambda: mode(mixed)), 1),

@@ -134,7 +134,9 @@ def _Logits(model: Any) -> Any:  # noqa: N802 - reads as the class that it makes
             self.model = model
 
         def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> Any:
-            return self.model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits
+            # As scores to add: the exporter cannot trace how transformers makes them of a mask.
+            added = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
+            return self.model(input_ids=ids, attention_mask=added, token_type_ids=types).logits
 
     return Logits()
 

@@ -82,6 +82,7 @@ def _plan(data_dir: str) -> PlatformInfo:
 
 def _settings(info: PlatformInfo, database_url: str, sizes: Mapping[str, Replicas]) -> Settings:
     load_or_create_secret(Path(info.ray_token_path))
+    replicas: dict[str, Any] = {"gateway": Replicas(min=2, max=2), **sizes}
     return Settings(
         data_dir=info.data_dir,
         data_root=f"s3://{DATA}/platform",
@@ -93,7 +94,7 @@ def _settings(info: PlatformInfo, database_url: str, sizes: Mapping[str, Replica
         encoder_gpus=ENCODER_GPUS,
         cpu_threads=1,
         ingest=Ingest(allow=(f"s3://{DOCUMENTS}/",)),
-        **{"gateway": Replicas(min=2, max=2), **sizes},
+        **replicas,
     )
 
 

@@ -15,8 +15,8 @@ from pydantic.json_schema import models_json_schema
 from services.gateway import bodies, problems, replies, vendors
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
-from services.gateway.routes import docs as pages
 from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai, shares
+from services.gateway.routes import docs as pages
 from services.gateway.sharing import ShareBody
 
 _PUBLIC = ("/livez", "/readyz")
