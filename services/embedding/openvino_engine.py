@@ -1,16 +1,19 @@
 """Runs an encoder's or a cross-encoder's graph on the CPU with OpenVINO.
 
-Thread-safe: each call takes its own request from a pool.
+Thread-safe: each call takes requests of its own from a pool.
 
-One stream over all threads: on few cores that beats several streams for a batch, and gives a single question every
-core. Calls that meet take turns batch by batch, so that a question waits for one batch of a long call, not for all.
+One stream a core, each of one thread: a question costs half the CPU time that it costs on two threads, which wait for
+each other layer by layer, and a batch is cut into as many parts as there are streams. Calls that meet take turns part
+by part, so that a question waits for one part of a long call, not for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,21 +23,24 @@ import openvino
 from services.embedding.build import precision_of
 
 Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+Part = tuple[Int64, tuple[Int64, ...]]
 
-BUDGET_TOKENS = 4_096  # fits the activations of a MiniLM-sized layer into the second-level caches
-PARALLEL_REQUESTS = 4  # calls that may be inside the engine at once; more wait for a free request
+BUDGET_TOKENS = 4_096  # a part of it fits the activations of a MiniLM-sized layer into the second-level caches
+SPLIT_TOKENS = 128  # a smaller batch stays whole: starting a second request costs as much as it saves
+WAITING_CALLS = 4  # beyond those that keep every stream at work; more wait for a free request
 
 
 class Fed(Protocol):
     """A batch: its rows' numbers, and what the graph is fed, in the graph's order."""
 
     @property
-    def rows(self) -> npt.NDArray[np.int64]:
+    def rows(self) -> Int64:
         """(b,) int64."""
         ...
 
     @property
-    def inputs(self) -> tuple[npt.NDArray[np.int64], ...]:
+    def inputs(self) -> tuple[Int64, ...]:
         """Each (b, length) int64."""
         ...
 
@@ -47,22 +53,57 @@ class OpenVinoEngine:
     def __init__(self, graph: Path, threads: int | None) -> None:
         core = openvino.Core()
         native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        self._streams = threads or os.cpu_count() or 1
+        config: dict[str, Any] = {"NUM_STREAMS": self._streams, "INFERENCE_NUM_THREADS": self._streams}
         config["INFERENCE_PRECISION_HINT"] = "bf16" if native_bf16 else "f32"
         self.dtype = "int8" if precision_of(graph) == "int8" else str(config["INFERENCE_PRECISION_HINT"])
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
         self._compiled = core.compile_model(str(graph), "CPU", config)
         self._free: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(PARALLEL_REQUESTS):
+        for _ in range(self._streams + WAITING_CALLS):
             self._free.put(self._compiled.create_infer_request())
 
     def run(self, batches: Iterable[Fed], vectors: Float32) -> None:
         """Write the output of each batch's rows, a unit vector or a logit, into `vectors` (windows, d) float32."""
-        request = self._free.get()
+        idle, busy = self._taken(), deque[tuple[Any, Int64]]()
         try:
-            for batch in batches:
-                request.infer(dict(enumerate(batch.inputs)))
-                vectors[batch.rows] = request.get_output_tensor(0).data
+            for rows, inputs in (part for batch in batches for part in self._parts(batch)):
+                if not idle:
+                    idle.append(_finished(busy, vectors))
+                request = idle.pop()
+                busy.append((request, rows))
+                request.start_async(dict(enumerate(inputs)))
+            while busy:
+                idle.append(_finished(busy, vectors))
         finally:
-            self._free.put(request)
+            for request, _ in busy:  # only after an error: a request that still runs must not go to another call
+                request.cancel()
+                request.wait()
+                idle.append(request)
+            for request in idle:
+                self._free.put(request)
+
+    def _taken(self) -> list[Any]:
+        """A request, and those that lie idle, up to one a stream."""
+        taken = [self._free.get()]
+        while len(taken) < self._streams:
+            try:
+                taken.append(self._free.get_nowait())
+            except Empty:
+                break
+        return taken
+
+    def _parts(self, batch: Fed) -> Iterator[Part]:
+        tokens = batch.inputs[0].size
+        count = min(self._streams, len(batch.rows), max(1, tokens // SPLIT_TOKENS))
+        for places in np.array_split(np.arange(len(batch.rows)), count):
+            part = slice(int(places[0]), int(places[-1]) + 1)
+            yield batch.rows[part], tuple(values[part] for values in batch.inputs)
+
+
+def _finished(busy: deque[tuple[Any, Int64]], vectors: Float32) -> Any:
+    """Wait for the oldest request, write what it found, and give it back."""
+    request, rows = busy[0]
+    request.wait()
+    busy.popleft()
+    vectors[rows] = request.get_output_tensor(0).data
+    return request
