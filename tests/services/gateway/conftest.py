@@ -180,6 +180,7 @@ class World:
     scorer: fakes.FakeScorer
     client: httpx.AsyncClient
     ready: bool = True
+    reranks: bool = True
 
     def tenant(self, name: str, scope: str = "admin", **config: Any) -> dict[str, str]:
         """A new tenant; gives the headers of a key of that scope."""
@@ -227,7 +228,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     held: list[World] = []
 
     async def components() -> Sequence[Component]:
-        return [Component("control plane", "1", held[0].ready, "" if held[0].ready else "is away")]
+        detail = "" if held[0].ready else "is away"
+        return [
+            Component("control plane", "1", held[0].ready, detail),
+            Component("reranker builtin-large", "2", held[0].reranks, optional=True),
+        ]
 
     async def count_tokens(model: str, texts: Sequence[str]) -> int:
         return sum(len(text.split()) for text in texts)

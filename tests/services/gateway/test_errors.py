@@ -202,7 +202,14 @@ async def test_readiness_names_each_component(world) -> None:
     world.ready = False
     answer = await world.client.get("/readyz")
     assert answer.status_code == 503
-    assert json.loads(answer.text) == {
-        "ready": False,
-        "components": [{"name": "control plane", "version": "1", "ready": False, "detail": "is away"}],
-    }
+    known = {"name": "control plane", "version": "1", "ready": False, "detail": "is away", "optional": False}
+    assert json.loads(answer.text)["ready"] is False
+    assert json.loads(answer.text)["components"][0] == known
+
+
+async def test_a_platform_is_ready_without_what_is_optional_and_says_that_it_is_away(world) -> None:
+    world.reranks = False
+    answer = await world.client.get("/readyz")
+    assert answer.status_code == 200
+    away = [one["name"] for one in answer.json()["components"] if not one["ready"]]
+    assert (answer.json()["ready"], away) == (True, ["reranker builtin-large"])

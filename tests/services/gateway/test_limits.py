@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.limits import Policy, RateLimits, decide, requests_policy
+from services.gateway.pairs import TenantPairs
 from tenants.config import Quotas
 from tenants.errors import QuotaExceeded
+from tests import fakes
 
 
 class Clock:
@@ -117,3 +119,36 @@ def test_rested_tenants_cost_no_memory():
     for _ in range(1_024):
         limits.request("last", Quotas())
     assert set(limits._arrivals) == {("last", "requests")}
+
+
+def test_what_is_used_beyond_the_quota_is_waited_off():
+    clock = Clock()
+    limits, pairs = RateLimits(clock=clock), Policy("rerank_pairs", 60)
+    assert limits.left("a", pairs) == 60
+    limits.charge("a", pairs, 90)
+    assert limits.left("a", pairs) == 0
+    clock.now += 30
+    assert limits.left("a", pairs) == 0
+    clock.now += 1
+    assert limits.left("a", pairs) == 1
+    limits.charge("a", pairs, -10)
+    assert limits.left("a", pairs) == 11
+    assert limits.left("b", pairs) == 60
+
+
+def test_a_tenants_pairs_follow_its_configuration():
+    pairs = TenantPairs(RateLimits(clock=Clock()))
+    free, none, some = (
+        fakes.scope(quotas={"rerank_pairs_per_minute": quota}) if quota is not None else fakes.scope()
+        for quota in (None, 0, 5)
+    )
+    assert (pairs.left(free), pairs.left(none), pairs.left(some)) == (None, 0, 5)
+    pairs.spend(free, 1_000)
+    pairs.reserve(free, 1_000)
+    pairs.reserve(some, 5)
+    with pytest.raises(QuotaExceeded):
+        pairs.reserve(some, 1)
+    with pytest.raises(QuotaExceeded):
+        pairs.reserve(none, 1)
+    pairs.spend(some, -2)
+    assert pairs.left(some) == 2
