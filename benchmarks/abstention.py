@@ -1,8 +1,8 @@
 """Fit the abstention on sorted calibrated scores, certify its threshold, and measure it on what was held out.
 
-    python benchmarks/abstention.py --data DIR [--large REFERENCE] [--fit 150] [--limit 100] > figures.txt
+    python benchmarks/abstention.py --data DIR [--large REFERENCE] [--fit 150] [--limit 100] [--cache DIR]
 
-Fitted on training questions and their twins, each as if 2, 5, 10 or 20 candidates had been scored, so that the model
+Fitted on training questions and their twins, each as if 3 or 10 candidates had been scored, so that the model
 knows what adaptive reranking leaves unscored; a model of the old features alone beside it, for comparison. The
 threshold refuses at most 5 % of answerable questions, at 90 % confidence, on a fifth of the questions that the
 weights did not see. Calibration and β are the pooled profile's; where nothing is pooled yet they come from the fitted
@@ -16,11 +16,14 @@ import argparse
 import asyncio
 import datetime
 import json
+import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,8 +40,8 @@ from services.retrieval.lexical import lexical, readable
 
 FIT = (("squad_v1_train", "trained"), ("pubmedqa", "train"), ("medquad", "train"), ("vespa_docs", "dev"))
 MEASURE = (("squad_v1_train", "heldout"), ("pubmedqa", "dev"), ("medquad", "dev"), ("cosqa", "dev"))
-DEPTH = 20
-SCORED = (2, 5, 10, 20)
+DEPTH = 10
+SCORED = (3, 10)
 PENALTY = 10.0
 REFUSED, CONFIDENCE = 0.05, 0.9
 BLEND = 0.5
@@ -62,6 +65,41 @@ def scorer_of(reference: str, cache_dir: str) -> Score:
         return model.score([(asked, one) for one in ids])
 
     return score
+
+
+class Remembering:
+    """An encoder that embeds a text once: a question, its twin and fewer scored candidates share most sentences."""
+
+    def __init__(self, encoder: Encoder, path: Path | None) -> None:
+        self._encoder = encoder
+        self._path = path
+        self._known: dict[str, Float32] = pickle.loads(path.read_bytes()) if path and path.is_file() else {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode(self, texts: Sequence[str]) -> Float32:
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known.update(zip(new, self._encoder.encode(new), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+    def save(self) -> None:
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_bytes(pickle.dumps(self._known))
+
+
+def cached(path: Path | None, make: Callable[[], list[Probe]]) -> list[Probe]:
+    """What `path` holds, else what `make` gives, kept there: a run that was cut short goes on where it was."""
+    if path is not None and path.is_file():
+        kept: list[Probe] = pickle.loads(path.read_bytes())
+        return kept
+    found = make()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(found))
+    return found
 
 
 async def probes_of(encoder: Encoder, score: Score, folder: Path, split: str, limit: int, others: int) -> list[Probe]:
@@ -120,20 +158,34 @@ def main() -> None:
     parser.add_argument("--fit", type=int, default=150, help="questions of each training set")
     parser.add_argument("--limit", type=int, default=100, help="questions of each held-out set")
     parser.add_argument("--others", type=int, default=300)
+    parser.add_argument("--cache", type=Path, help="folder of scored questions, by set; of one model only")
     parser.add_argument("--cache-dir", default=str(Path.home() / ".cache" / "fathom"))
     options = parser.parse_args()
-    encoder = load_encoder("builtin", cache_dir=options.cache_dir)
+    known = Remembering(
+        load_encoder("builtin", cache_dir=options.cache_dir),
+        options.cache / "vectors.pickle" if options.cache else None,
+    )
+    encoder = cast(Encoder, known)
     score = scorer_of(options.large, options.cache_dir)
 
     def read(sets: Sequence[tuple[str, str]], limit: int) -> list[list[Probe]]:
-        return [
-            asyncio.run(probes_of(encoder, score, options.data / name, split, limit, options.others))
-            for name, split in sets
-        ]
+        def made(name: str, split: str) -> list[Probe]:
+            return asyncio.run(probes_of(encoder, score, options.data / name, split, limit, options.others))
+
+        def path(name: str, split: str) -> Path | None:
+            return options.cache / f"{name}-{split}-{limit}.pickle" if options.cache else None
+
+        found = []
+        for name, split in sets:
+            found.append(cached(path(name, split), partial(made, name, split)))
+            known.save()
+        return found
 
     fitted = [one for part in read(FIT, options.fit) for one in part]
+    held = list(zip(MEASURE, read(MEASURE, options.limit), strict=True))
     calibration, blend, origin = calibration_of(fitted)
     table = table_of(fitted, encoder, calibration, blend, SCORED)
+    known.save()
     kept = table.owners % 5 != 0
     weights, bias = fit_logistic(table.rows[kept], table.labels[kept], PENALTY)
     old, old_bias = fit_logistic(table.rows[kept][:, : len(ABSTENTION_FEATURES)], table.labels[kept], PENALTY)
@@ -142,11 +194,12 @@ def main() -> None:
     printed(weights, bias, threshold)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     print(json.dumps({"date": today, "calibration": origin, "blend": blend, "fitted": len(fitted) // 2}))
-    for (name, split), probes in zip(MEASURE, read(MEASURE, options.limit), strict=True):
-        for scored in (5, DEPTH):
+    for (name, split), probes in held:
+        for scored in SCORED:
             rows = table_of(probes, encoder, calibration, blend, [scored])
             figures = {"reranked": measured(rows, weights, bias), "same_without_scores": measured(rows, old, old_bias)}
             print(json.dumps({"set": f"{name}:{split}", "scored": scored, "questions": len(probes) // 2, **figures}))
+    known.save()
 
 
 if __name__ == "__main__":
