@@ -79,12 +79,14 @@ class Remembering:
         return getattr(self._encoder, name)
 
     def encode(self, texts: Sequence[str]) -> Float32:
+        """(n, d) float32 unit rows."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self._known.update(zip(new, self._encoder.encode(new), strict=True))
         return np.stack([self._known[text] for text in texts])
 
     def save(self) -> None:
+        """For the next run."""
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_bytes(pickle.dumps(self._known))
