@@ -23,7 +23,7 @@ from jobs.training.card import CardFacts, DataLine, card_of
 from jobs.training.evaluation import Check, by_blend, checks_of, score_checks
 from jobs.training.loop import Plan, Progress, Teacher, Trainer, device_of, teacher_of
 from jobs.training.mining import Mined, load_mined, mined_digest
-from jobs.training.network import averaged, export, layers_of, load_network, spread, thinned
+from jobs.training.network import averaged, bottom, export, layers_of, load_network, thinned
 from jobs.training.order import Order, checked, shown_reference
 from jobs.training.pairs import PairBuilder
 from jobs.training.pipeline import mine_on_ray
@@ -97,7 +97,7 @@ def _base(order: Order, reference: str, settings: Settings, layers: int | None) 
     whole = complete_folder(folder, order.work / "base" / folder.name) if tokenizer_folder(folder) != folder else folder
     network = load_network(whole, device_of(order.engine))
     if layers is not None:
-        network = thinned(network, spread(layers_of(network), layers))
+        network = thinned(network, bottom(layers_of(network), layers))
     lender = tokenizer_folder(folder)
     builder = PairBuilder((lender / "tokenizer.json").read_text("utf-8"), int(network.config.pad_token_id or 0))
     return Base(network, lender, builder)
@@ -184,6 +184,7 @@ def _export(
         training={
             "pairs": progress.pairs,
             "steps": progress.step,
+            "questions_asked": progress.step * order.groups,
             "minutes": round(progress.elapsed / 60, 1),
             "peak_rate": order.peak,
             "frozen_layers": order.frozen_layers,

@@ -35,7 +35,8 @@ _BETAS = (0.9, 0.98)
 class Plan:
     """How to train. `slices` of a step are padded apart; `margin_share` weighs a teacher's margins against labels.
 
-    A negative less than `doubt` (logit) below its positive, as the teacher sees it, is no negative for the labels.
+    Squared margins of logits are some forty times a ranking loss, hence their small share. A negative less than
+    `doubt` (logit) below its positive, as the teacher sees it, is no negative for the labels.
     """
 
     budget: Budget
@@ -46,7 +47,7 @@ class Plan:
     groups: int = 6
     slices: int = 3
     frozen_layers: int = 0
-    margin_share: float = 0.7
+    margin_share: float = 0.05
     doubt: float = 0.5
     average_from: float = 0.7
     checkpoint_s: float = 120.0

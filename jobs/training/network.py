@@ -52,11 +52,15 @@ def layers_of(network: PreTrainedModel) -> int:
     return int(network.config.num_hidden_layers)
 
 
-def spread(layers: int, count: int) -> list[int]:
-    """`count` of `layers` layer numbers, evenly from the first to the last. Raises `InvalidInput` for too many."""
+def bottom(layers: int, count: int) -> list[int]:
+    """The first `count` of `layers` layer numbers: of all ways to drop layers, dropping the top ones hurts least.
+
+    Sajjad et al.: "On the effect of dropping layers of pre-trained transformer models", 2023. Raises `InvalidInput`
+    for more layers than there are.
+    """
     if count > layers:
         raise InvalidInput.field("/layers", f"the base has {layers} layers, {count} cannot be kept")
-    return [round(step * (layers - 1) / max(1, count - 1)) for step in range(count)]
+    return list(range(count))
 
 
 def thinned(network: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:

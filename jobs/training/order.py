@@ -21,8 +21,8 @@ _NOT_DECIDING = ("work", "resume", "register", "tenant", "engine")
 class Order:
     """One job. Tokens count a whole pair; `hard_ranks` are fused ranks, 1-based and inclusive.
 
-    `base` is a model reference: an encoder, or a cross-encoder to go on from; `layers` keeps so many of its layers,
-    spread from the first to the last. `teacher` is a cross-encoder's reference whose margins are learned, too.
+    `base` is a model reference: an encoder, or a cross-encoder to go on from; `layers` keeps the first so many of
+    its layers. `teacher` is a cross-encoder's reference whose margins are learned, too.
     `budget_minutes` and `steps`: whichever ends first. `mix_base` is the largest share of the base's own weights
     that may be averaged in at the end; dev questions choose. `register` makes the result `fathom-rerank-<role>`.
     """

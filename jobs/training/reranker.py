@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--tenant", help="learn from this tenant's feedback, too")
     made.add_argument("--base", default=BUILTIN, help="encoder or cross-encoder to start from: any model reference")
-    made.add_argument("--layers", type=int, help="keep so many of its layers, spread from first to last")
+    made.add_argument("--layers", type=int, help="keep only its first layers")
     made.add_argument("--teacher", help="cross-encoder whose margins are learned, too: any model reference")
     made.add_argument("--embedder", default=BUILTIN, help="the first stage's embedder")
     made.add_argument("--work", type=Path, default=_ORDER.work, help="folder of checkpoints and mined questions")

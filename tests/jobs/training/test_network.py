@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from jobs.training.network import averaged, export, freeze, layers_of, load_network, spread, thinned
+from jobs.training.network import averaged, bottom, export, freeze, layers_of, load_network, thinned
 from services.models import BUILTIN, locate, tokenizer_folder
 from services.reranking.checkpoint import complete_folder, read_checkpoint
 from tenants.errors import InvalidInput
@@ -22,16 +22,14 @@ def test_kept_layers_are_the_originals(network):
     assert torch.equal(kept["classifier.weight"], original["classifier.weight"])
 
 
-@pytest.mark.parametrize(
-    ("layers", "count", "kept"), [(6, 2, [0, 5]), (6, 3, [0, 2, 5]), (4, 4, [0, 1, 2, 3]), (6, 1, [0])]
-)
-def test_layers_are_kept_from_first_to_last(layers, count, kept):
-    assert spread(layers, count) == kept
+def test_the_first_layers_are_kept():
+    assert bottom(6, 2) == [0, 1]
+    assert bottom(4, 4) == [0, 1, 2, 3]
 
 
 def test_more_layers_than_there_are_is_an_error():
     with pytest.raises(InvalidInput, match="6 layers"):
-        spread(6, 7)
+        bottom(6, 7)
 
 
 def test_frozen_layers_do_not_learn(network):

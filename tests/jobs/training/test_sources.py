@@ -28,7 +28,10 @@ def test_without_a_dev_split_a_tenth_of_the_titles_is_held_back(labelled):
 
 
 def test_a_sample_takes_whole_titles_and_is_the_same_every_time(labelled):
-    rows = [json.loads(line) | {"title": line.split("-")[0]} for line in (labelled / "corpus.jsonl").open()]
+    rows = [
+        json.loads(line) | {"title": line.split("-")[0]}
+        for line in (labelled / "corpus.jsonl").read_text().splitlines()
+    ]
     (labelled / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sample = Sample.parse(f"{labelled}:7:20")
     source = read_source(sample)
