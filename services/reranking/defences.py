@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -41,11 +42,12 @@ ECHO, ECHO_WORDS = 0.8, 3  # share of the question's neighbouring words that a s
 ECHO_LONGER = 1.5  # an echo has at most so many times the question's words: what it adds may be the answer
 REST_COVERS = 0.3  # share of the question's words that an honest rest still speaks of
 REST_COVERS_MORE = 0.5  # the same beside a word to the ranker
-REST_WORDS = 12  # an echo with less than this around it may be the whole answer
+REST_LEAST, REST_WORDS = 3, 12  # so few words around one echo may be a short answer; fewer are none
 
 WORD_CHARS = 6.0  # of an English word and its blank: a guess, for a first look only
 _FIRST_LOOK = 0.08  # share of a passage's words, above which its words are counted one by one
-_FIRST_ECHO = 0.5  # share of the question's neighbouring words that stand in it with a single blank between them
+_FIRST_ECHO = 0.5  # share of the question's neighbouring words that stand side by side in it
+_PLAIN = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _FAST_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])(?=[^\x00-\x7f])|\n+")  # NFKC has no other exclamation mark
 _MARKS = (
@@ -102,8 +104,7 @@ class Asked:
         self.pairs = frozenset(pairwise(self.words))
         # What a stem has in common with its word's other forms: studi- is in studies and study.
         self.needles = {term: term[:-1] if len(term) > 4 and term.isascii() else term for term in self.terms}
-        blank = " " if question.isascii() else ""  # scripts without blanks are cut into overlapping pairs of characters
-        self.literal = [f"{first}{blank}{second}" for first, second in self.pairs]
+        self.literal = [f"{first} {second}" for first, second in self.pairs]
         self._weights = dict.fromkeys(self.terms, 1.0)
 
     def weigh(self, candidates: Candidates) -> None:
@@ -199,7 +200,8 @@ def signs_of(asked: Asked, passage: Passage) -> tuple[tuple[str, ...], bool]:
     if not signs or listed:
         return signs, listed
     rest = [stem for line, echo, order in zip(stems, echoes, orders, strict=True) if not echo | order for stem in line]
-    curt = len(rest) < REST_WORDS and any(echo and not order for echo, order in zip(echoes, orders, strict=True))
+    alone = sum(echoes) == 1 and not any(orders)
+    curt = alone and REST_LEAST <= len(rest) < REST_WORDS
     covers = REST_COVERS_MORE if any(orders) else REST_COVERS
     return signs, not curt and asked.covered(rest) < covers
 
@@ -212,13 +214,17 @@ def _stands_out(asked: Asked, passage: Passage) -> bool:
     hits = sum(text.count(needle) for needle in set(asked.needles.values()))
     if hits > RUN_LEAST and hits > _FIRST_LOOK * len(text) / WORD_CHARS:
         return True
-    found = sum(pair in text for pair in asked.literal)
+    if not text.isascii():  # a rare look is dear, and scripts without blanks have no pairs of words to find
+        return any(needle in text for needle in asked.needles.values())
+    plain = " ".join(text.translate(_PLAIN).split())
+    found = sum(pair in plain for pair in asked.literal)
     return len(asked.words) >= ECHO_WORDS and found >= _FIRST_ECHO * len(asked.literal)
 
 
 def _words(text: str) -> list[str]:
-    """`services.evidence.text.words`, faster where all is ASCII."""
-    return _FAST_WORD.findall(text.lower()) if text.isascii() else words(text)
+    """`services.evidence.text.words` without possessive endings, faster where all is ASCII."""
+    found = _FAST_WORD.findall(text.lower()) if text.isascii() else words(text)
+    return [word.removesuffix("'s") for word in found]
 
 
 def _stems(line: Sequence[str]) -> list[str]:
