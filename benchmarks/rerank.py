@@ -40,7 +40,7 @@ from jobs.calibration.certifying import Replayed, replay
 from jobs.calibration.fitting import learn
 from jobs.calibration.logs import Logged
 from services.reranking.calibration import ece
-from services.reranking.facts import Costs, Limits
+from services.reranking.facts import Costs, Limits, Role
 from services.reranking.policy import simulate
 from services.reranking.profile import POOLED, PRICES, Profile, neutral
 
@@ -118,12 +118,13 @@ def compared(measured: Sequence[Measured], adaptive: Sequence[Outcome]) -> dict[
             (split(gate("", given, *pair(measured, full), budget), measured) for full in GATED),
             key=lambda parts: macro(parts)[1],
         )
+    arms = [arm for arm in ARMS if arm in table]
     table["router (copy of 2606.25249)"] = [
         router(
-            [(other.log, [other.named(arm) for arm in ARMS]) for other in measured if other.name != one.name],
+            [(other.log, [other.named(arm) for arm in arms]) for other in measured if other.name != one.name],
             one.log,
-            [one.named(arm) for arm in ARMS],
-            mine.cost.mean(),
+            [one.named(arm) for arm in arms],
+            float(mine.cost.mean()),
         )
         for one, mine in zip(measured, adaptive, strict=True)
     ]
@@ -168,7 +169,7 @@ def row_of(one: Measured, mine: Outcome) -> SetRow:
         questions=len(one.log),
         blend=one.profile.blend,
         first=float(one.replayed.first.mean()),
-        small=float(one.named("small@100").quality.mean()),
+        small=float(one.named("small@100").quality.mean()) if "small" in one.fitted.blend else float("nan"),
         large=float(one.replayed.full.mean()),
         adaptive=float(mine.quality.mean()),
         pairs=float(mine.pairs.mean()),
@@ -206,7 +207,7 @@ def draw(report: Report, path: Path) -> None:
     small = [name for name in points if name.startswith("small@") and "→" not in name]
     lines = {
         "large, fixed depths": [points[name][:2] for name in points if name.startswith("large@")],
-        "small, fixed depths": [points["large@0"][:2], *(points[name][:2] for name in small)],
+        **({"small, fixed depths": [points["large@0"][:2], *(points[name][:2] for name in small)]} if small else {}),
         "adaptive, by price": [(cost, quality) for _, cost, quality, *_ in reversed(report.curve)],
     }  # fmt: skip
     singles = {name: points[name][:2] for name in points if "gate" in name or "router" in name or "oracle" in name}
@@ -223,6 +224,10 @@ def ship(all_logs: Mapping[str, list[Logged]], cache: Path) -> None:
     POOLED.write_text(json.dumps(profile.to_json(), indent=1) + "\n", "utf-8")
 
 
+def _in_all(all_logs: Mapping[str, list[Logged]], role: Role) -> bool:
+    return all(role in one.logits for log in all_logs.values() for one in log)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True)
@@ -230,7 +235,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/reranking.md"))
     args = parser.parse_args()
     all_logs = logs(args.cache, list(SETS))
-    models = models_of(args.cache)
+    models = {role: one for role, one in models_of(args.cache).items() if _in_all(all_logs, role)}
     costs = Costs.work(models)
     measured = [measure(name, all_logs, costs) for name in all_logs]
     report = report_of(measured, costs)

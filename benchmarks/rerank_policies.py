@@ -50,11 +50,12 @@ class Fitted:
 
     @classmethod
     def of(cls, log: Sequence[Logged]) -> Fitted:
-        """From labelled logs."""
+        """From labelled logs, with or without the small model's logits."""
         found = calibrations(log, {})
-        small = [_as_large(one) for one in log]
-        blends = {"large": choose_blend(log, found["large"]).blend, "small": choose_blend(small, found["small"]).blend}
-        return cls(found, blends)  # type: ignore[arg-type]
+        blends: dict[Role, float] = {"large": choose_blend(log, found["large"]).blend}
+        if all("small" in one.logits for one in log):
+            blends["small"] = choose_blend([_as_large(one) for one in log], found["small"]).blend
+        return cls(found, blends)
 
 
 def joined(name: str, parts: Sequence[Outcome]) -> Outcome:
@@ -89,8 +90,10 @@ def cascade(log: Sequence[Logged], fitted: Fitted, costs: Costs, first: int, sec
 
 
 def frontier(log: Sequence[Logged], fitted: Fitted, costs: Costs) -> list[Outcome]:
-    """All fixed policies and cascades."""
+    """All fixed policies and cascades; without a small model those of the large one."""
     found = [fixed(log, fitted, costs, "large", depth) for depth in DEPTHS]
+    if "small" not in fitted.blend:
+        return found
     found += [fixed(log, fitted, costs, "small", depth) for depth in DEPTHS[1:]]
     return found + [cascade(log, fitted, costs, first, second) for first, second in CASCADES]
 
