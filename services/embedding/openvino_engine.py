@@ -75,10 +75,8 @@ class OpenVinoEngine:
             while busy:
                 idle.append(_finished(busy, vectors))
         finally:
-            for request, _ in busy:  # only after an error: a request that still runs must not go to another call
-                request.cancel()
-                request.wait()
-                idle.append(request)
+            # Only after an error: requests that may still run end with this call, and others take their places.
+            idle.extend(self._compiled.create_infer_request() for _ in busy)
             for request in idle:
                 self._free.put(request)
 

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from services.embedding.encoder import Encoder, cpu_precision, describe_encoder, load_encoder
 from services.models import BUILTIN
@@ -126,3 +127,18 @@ def test_processor_without_int8_computes_in_float(tmp_path: Path) -> None:
     assert cpu_precision(old) == "float"
     assert cpu_precision(new) == "int8"
     assert cpu_precision(tmp_path / "missing") == "float"
+
+
+class Mismatched:
+    """A batch whose inputs do not fit each other."""
+
+    rows = np.array([0])
+    inputs = (np.zeros((1, 16), np.int64), np.zeros((1, 8), np.int64))
+
+
+def test_batches_that_fail_use_up_no_request(encoder: Encoder) -> None:
+    before = encoder.encode(["the same text"])
+    for _ in range(20):  # more than the engine has requests
+        with pytest.raises(RuntimeError):
+            encoder._engine.run([Mismatched()], np.zeros((1, encoder.dimension), np.float32))
+    assert np.array_equal(encoder.encode(["the same text"]), before)
