@@ -6,7 +6,9 @@ passages removed from the corpus); they stand in coefficients.py.
 
 A question that a cross-encoder looked at gets a model of its own (`benchmarks/abstention.py`), which also sees the
 *sorted* calibrated scores: the shape of the whole list says more than its maximum, deviation or margin
-(arXiv 2402.12997). Its threshold is certified: with 90 % confidence it refuses at most 5 % of what can be answered.
+(arXiv 2402.12997). That command fits its weights and certifies its threshold: with 90 % confidence at most 5 % of what
+can be answered is refused. The coefficients that stand in coefficients.py give the scores no weight yet, so a reranked
+question is judged by the same features and the same threshold as any other.
 """
 
 from __future__ import annotations
