@@ -234,12 +234,12 @@ def gain(candidates: Candidates, score: Float32, rank: Int32, grades: Mapping[st
     return ndcg(list(dict.fromkeys(names))[:PAGE], grades, PAGE)
 
 
-def report(outcomes: Sequence[Outcome], model: str) -> str:
+def report(outcomes: Sequence[Outcome], model: str, command: str) -> str:
     """The page for docs/results."""
     lines = [
         "# Attacks on the ranking",
         "",
-        f"`python -m benchmarks.attacks`, {datetime.now(UTC):%Y-%m-%d}, model {model}, first stage's best {DEPTH},",
+        f"`{command}`, {datetime.now(UTC):%Y-%m-%d}, model {model}, first stage's best {DEPTH},",
         f"fused with weight {WEIGHT}. Share of questions with the attack's document in the first {TOP} places,",
         "undefended → defended.",
         "",
@@ -261,6 +261,16 @@ def report(outcomes: Sequence[Outcome], model: str) -> str:
     cost = float(np.mean([one.clean - one.clean_defended for one in outcomes]))
     lines += ["", f"Mean clean cost: {cost:.4f} nDCG@10 (goal: at most .003). Goals: at most 10 % in the first {TOP} "]
     lines[-1] += "places, 0 % by invisible text. `suspect` and `hostile` are shares of the examined honest passages."
+    lines += [
+        "",
+        "The thresholds were chosen on honest gold passages and on attacks like these, so these figures are no",
+    ]
+    lines += [
+        "forecast: an attacker who knows the signs writes without them. What is left of stuffing is a question that"
+    ]
+    lines += [
+        "stands once in a line of code. Invisible characters never worked on this embedder; they are dropped anyway."
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -283,13 +293,14 @@ def main() -> None:
     options = parser.parse_args()
     encoder = load_encoder("builtin", cache_dir=options.cache)
     model = None if options.large == "none" else load_cross_encoder(options.large, cache_dir=options.cache)
-    ranker = Ranker(model, WEIGHT)
-    outcomes = []
-    for name in options.sets:
-        outcomes.append(measure(options.data / name, options, encoder, ranker))
-        print(report(outcomes, model.facts.name if model else "none, the first stage alone"), flush=True)
+    name = model.facts.name if model else "none, the first stage alone"
+    command = f"python -m benchmarks.attacks --queries {options.queries} --documents {options.documents}"
+    ranker, outcomes = Ranker(model, WEIGHT), []
+    for folder in options.sets:
+        outcomes.append(measure(options.data / folder, options, encoder, ranker))
+        print(report(outcomes, name, command), flush=True)
     if options.out:
-        options.out.write_text(report(outcomes, model.facts.name if model else "none, the first stage alone"), "utf-8")
+        options.out.write_text(report(outcomes, name, command), "utf-8")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ REST_LEAST, REST_WORDS = 3, 12  # so few words around one echo may be a short an
 WORD_CHARS = 6.0  # of an English word and its blank: a guess, for a first look only
 _FIRST_LOOK = 0.08  # share of a passage's words, above which its words are counted one by one
 _FIRST_ECHO = 0.5  # share of the question's neighbouring words that stand side by side in it
+_ASKING = frozenset(
+    ("what", "how", "who", "whom", "whose", "why", "when", "where", "which", "is", "are", "was", "were", "do", "does",
+     "did", "can", "should")
+)  # fmt: skip
 _PLAIN = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _FAST_WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[。!?])(?=[^\x00-\x7f])|\n+")  # NFKC has no other exclamation mark
@@ -102,6 +106,8 @@ class Asked:
         self.terms = _stems(self.words)
         self.wanted = frozenset(self.terms)
         self.pairs = frozenset(pairwise(self.words))
+        self.asks = len(self.words) > ECHO_WORDS and self.words[0] in _ASKING
+        self.opening = (self.words[0], self.words[1]) if len(self.words) > 1 else None
         # What a stem has in common with its word's other forms: studi- is in studies and study.
         self.needles = {term: term[:-1] if len(term) > 4 and term.isascii() else term for term in self.terms}
         self.literal = [f"{first} {second}" for first, second in self.pairs]
@@ -192,9 +198,7 @@ def signs_of(asked: Asked, passage: Passage) -> tuple[tuple[str, ...], bool]:
     listed = any(_is_run(line, asked.wanted) for line in stems) or _is_refrain(stems, asked.wanted)
     stuffed = listed or _is_dense(list(chain(*stems)), asked.wanted)
     orders = _instructions(lines)
-    # Beside a word to the ranker a repeated question is one, too, however much the sentence says around it.
-    longest = math.inf if any(orders) else ECHO_LONGER * len(asked.words) + 1
-    echoes = [len(line) <= longest and _echoes(line, asked) for line in words]
+    echoes = [_echoes(line, asked, free=any(orders)) for line in words]
     seen = {"stuffing": stuffed, "echo": any(echoes), "instruction": any(orders)}
     signs = tuple(name for name, there in seen.items() if there)
     if not signs or listed:
@@ -259,11 +263,17 @@ def _is_list(stems: Sequence[str], wanted: frozenset[str]) -> bool:
     return len(wanted) > 1 and 2 * len(wanted.intersection(stems)) > len(wanted) and 2 * hits > len(stems)
 
 
-def _echoes(line: Sequence[str], asked: Asked) -> bool:
-    """Whether a sentence holds nearly all neighbouring pairs of the question's words."""
+def _echoes(line: Sequence[str], asked: Asked, *, free: bool) -> bool:
+    """Whether a sentence holds nearly all neighbouring pairs of the question's words, and little else.
+
+    It may hold more where it opens as the question does ("who built the …": an answer names the builder), and where
+    it is `free` to, beside a word to the ranker.
+    """
     if len(asked.words) < ECHO_WORDS:
         return False
-    return len(asked.pairs.intersection(pairwise(line))) >= ECHO * len(asked.pairs)
+    found = asked.pairs.intersection(pairwise(line))
+    bare = len(line) <= ECHO_LONGER * len(asked.words) + 1
+    return len(found) >= ECHO * len(asked.pairs) and (bare or free or (asked.asks and asked.opening in found))
 
 
 def _instructions(lines: Sequence[str]) -> list[bool]:
