@@ -19,6 +19,7 @@ VERBS = [
     ["share", "grant"], ["share", "list"], ["share", "revoke"],
     ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
     ["search"], ["ask"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
+    ["train", "reranker"],
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from tenants.scope import TenantScope
 from tenants.store import Store, open_store
 from tests import fakes
 from tests.jobs.calibration.logged import logged
+from tests.services.reranking.questions import profile
 
 FACTS = {
     role: CrossEncoderFacts(f"builtin-{role}", f"{role}-1", "int8", "t", (50, 200), cost, cost)
@@ -86,7 +87,9 @@ def test_enough_questions_make_a_certificate_that_serves(store: Store, scope: Te
     assert store.calibration_summary(served)["certificate"] == report["certificate"]
 
 
-def test_too_few_questions_store_nothing_and_say_so(store: Store, scope: TenantScope):
+def test_too_few_questions_store_nothing_and_say_so(store: Store, scope: TenantScope, monkeypatch: pytest.MonkeyPatch):
+    # Too few to fit on, so the pooled profile is replayed: one of the made-up questions' own few features.
+    monkeypatch.setattr(job, "pooled", profile)
     report = calibrate(asked(30), scope, store, SETTINGS, collect, shown([]))
     assert report["source"] == "pooled"
     assert "300 are the least" in report["message"]
