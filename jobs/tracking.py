@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 from sqlalchemy.exc import SQLAlchemyError
 
+from services.models import load_mlflow
 from services.settings import Settings
 from tenants.errors import Cancelled
 
@@ -118,6 +119,7 @@ class Run:
 
     def _work(self, settings: Settings, experiment: str, params: dict[str, object]) -> None:
         # The first import and the first use are part of the attempt: a broken installation must not end a job.
+        load_mlflow()
         from mlflow.exceptions import MlflowException
 
         try:

@@ -10,10 +10,12 @@ that needs them, so that the built-in model costs none of their start-up time.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ SHIPPED = {"builtin-small": CROSS_ENCODERS / "small", "builtin-large": CROSS_ENC
 BORROWS = "fathom_embeddings"  # key of config.json; its one value is `builtin`
 REVISION_CHARS = 32
 
+_loading = threading.Lock()
 DOWNLOADS = Path("~/.cache/fathom/models").expanduser()  # registered models, by version
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<version>[0-9]+))\Z")
@@ -73,6 +76,12 @@ def pinned(reference: str, *, registry: str | None = None) -> str:
     if reference == BUILTIN or reference in SHIPPED or Path(reference).expanduser().is_dir() or "@" in reference:
         return reference
     return f"{reference}@{_folder(reference, registry).name}"
+
+
+def load_mlflow() -> None:
+    """Import MLflow whole, one thread at a time: its modules import each other in circles, which two threads break."""
+    with _loading:
+        importlib.import_module("mlflow.artifacts")
 
 
 def revision_of(path: Path) -> str:
@@ -151,6 +160,7 @@ def _from_hub(reference: str) -> Path:
 
 def _registered(reference: str, registry: str | None) -> Path:
     """The registered version's folder, downloaded once per machine: versions never change."""
+    load_mlflow()
     from mlflow.artifacts import download_artifacts
 
     with _registry_errors(reference):
@@ -183,6 +193,7 @@ def _version(reference: str, registry: str | None) -> tuple[Any, Any]:
 
 @contextmanager
 def _registry_errors(reference: str) -> Iterator[None]:
+    load_mlflow()
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,6 +1,8 @@
 """References become folders, or an error that says what to do."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from services import models
 from services.models import BUILTIN, locate, pinned
 from tenants.errors import InvalidInput, Unavailable
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def small_model(folder: Path, weights: bytes = b"w") -> Path:
@@ -79,3 +83,22 @@ def test_registered_model_is_found_by_its_alias(tmp_path: Path, monkeypatch: pyt
 def test_what_does_not_move_is_pinned_as_it_is(tmp_path: Path) -> None:
     for reference in (BUILTIN, str(tmp_path), "owner/name@0123abc"):
         assert pinned(reference) == reference
+
+
+def test_threads_that_need_mlflow_at_once_both_get_it() -> None:
+    # In a process of its own: MLflow is loaded once per process, and only the first time can go wrong.
+    program = (
+        "import threading\n"
+        "from services.models import load_mlflow\n"
+        "done = []\n"
+        "def use(name):\n"
+        "    load_mlflow()\n"
+        "    __import__(name, fromlist=['x'])\n"
+        "    done.append(name)\n"
+        "threads = [threading.Thread(target=use, args=(name,)) for name in ('mlflow.artifacts', 'mlflow.exceptions')]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "assert len(done) == 2, done\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
