@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import socket
 from contextlib import ExitStack
 
@@ -10,6 +11,9 @@ from cluster.platform import Ports
 from tenants.errors import Conflict
 
 LOOPBACK = "127.0.0.1"
+# Below the kernel's range for outgoing connections, any of which could take a port before its server opens it.
+CHOICE = range(20_000, 32_768)
+ATTEMPTS = 200
 
 
 def choose_ports(http: int, *, asked: bool) -> Ports:
@@ -20,7 +24,7 @@ def choose_ports(http: int, *, asked: bool) -> Ports:
     names = [part.name for part in dataclasses.fields(Ports) if part.name != "http"]
     with ExitStack() as stack:
         first = _hold(stack, http, fallback=not asked)
-        return Ports(http=first, **{name: _hold(stack, 0, fallback=False) for name in names})
+        return Ports(http=first, **{name: _any(stack) for name in names})
 
 
 def is_free(port: int) -> bool:
@@ -34,12 +38,23 @@ def is_free(port: int) -> bool:
 
 
 def _hold(stack: ExitStack, port: int, *, fallback: bool) -> int:
+    if not port:
+        return _any(stack)
     try:
         return _bind(stack, port)
     except OSError:
         if fallback:
-            return _bind(stack, 0)
+            return _any(stack)
         raise Conflict(f"port {port} is in use; free it or choose another with --port") from None
+
+
+def _any(stack: ExitStack) -> int:
+    for port in random.sample(CHOICE, ATTEMPTS):
+        try:
+            return _bind(stack, port)
+        except OSError:
+            continue
+    raise Conflict(f"of {ATTEMPTS} ports from {CHOICE.start} to {CHOICE.stop - 1} none is free; end what holds them")
 
 
 def _bind(stack: ExitStack, port: int) -> int:

@@ -89,13 +89,20 @@ def stop(platform_id: str, *, grace_s: float) -> int:
     _wait_gone(platform_id, grace_s)
     while rest := members(platform_id):
         _signal(rest, signal.SIGKILL)
-        _wait_gone(platform_id, 1)
+        _wait_ended(rest, 1)
     return len(first)
 
 
 def _wait_gone(platform_id: str, limit_s: float) -> None:
     deadline = time.monotonic() + limit_s
     while members(platform_id) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+
+
+def _wait_ended(processes: Sequence[Process], limit_s: float) -> None:
+    """By their numbers: a child without the mark is no member any more once its parent is gone, but may still run."""
+    deadline = time.monotonic() + limit_s
+    while any(is_alive(process.pid) for process in processes) and time.monotonic() < deadline:
         time.sleep(POLL_S)
 
 
