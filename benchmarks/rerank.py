@@ -35,11 +35,11 @@ from benchmarks.rerank_policies import (
     saved_interval,
     signals,
 )
-from benchmarks.rerank_report import Report, SetRow, text_of
+from benchmarks.rerank_report import PLAIN, Report, SetRow, text_of
 from jobs.calibration.certifying import Replayed, replay
-from jobs.calibration.fitting import learn
+from jobs.calibration.fitting import full_order, learn
 from jobs.calibration.logs import Logged
-from services.reranking.calibration import ece
+from services.reranking.calibration import Calibration, ece
 from services.reranking.facts import Costs, Limits, Role
 from services.reranking.policy import simulate
 from services.reranking.profile import POOLED, PRICES, Profile, neutral
@@ -198,7 +198,14 @@ def report_of(measured: Sequence[Measured], costs: Costs) -> Report:
         validity=[validity(pooled, alpha) for alpha in (0.01, 0.02)],
         overhead=overhead(measured, places[0], costs),
         prices=tuple(PRICES[place] for place in places),
+        plain={one.name: plain(one.log) for one in measured},
     )  # fmt: skip
+
+
+def plain(log: Sequence[Logged]) -> list[float]:
+    """nDCG@10 by PLAIN's weights of the uncalibrated large logit."""
+    unfitted = Calibration()
+    return [float(np.mean([one.quality(full_order(one, unfitted, weight)) for one in log])) for weight in PLAIN]
 
 
 def draw(report: Report, path: Path) -> None:

@@ -81,7 +81,7 @@ def learned(price: float | None = None, **changes: Any) -> Profile:
             "2026-05-01T00:00:00+00:00", "2026-08-01T00:00:00+00:00", 0.02, Conditions(names),
         )  # fmt: skip
         groups["standard/en"] = certificate
-    return replace(neutral(), models=models, groups=groups, source="tenant", **changes)
+    return replace(neutral(), **{"blend": 0.5, "models": models, "groups": groups, "source": "tenant", **changes})
 
 
 def reranker(scorer: Any, **given: Any) -> AdaptiveReranker:
