@@ -160,10 +160,9 @@ def _from_hub(reference: str) -> Path:
 
 def _registered(reference: str, registry: str | None) -> Path:
     """The registered version's folder, downloaded once per machine: versions never change."""
-    load_mlflow()
-    from mlflow.artifacts import download_artifacts
-
     with _registry_errors(reference):
+        from mlflow.artifacts import download_artifacts
+
         client, version = _version(reference, registry)
         key = blake3(f"{registry}\0{version.name}\0{version.version}\0{version.creation_timestamp}".encode())
         home = DOWNLOADS / key.hexdigest()[:REVISION_CHARS]

@@ -136,8 +136,10 @@ async def _record(prepared: Prepared, draft: Draft | None, state: str, steps: St
     record = query_record(prepared, draft, state, degradations(prepared, draft))
     with prepared.watch.lap("audit"):
         await steps.audit.append(prepared.scope, record)
+    if state != "complete":
+        return
     shown = shown_of(prepared.query_id, prepared.question.text, prepared.candidates, prepared.fusion, prepared.ranked)
-    if state == "complete" and shown is not None:
+    if shown is not None:
         steps.shadow.offer(prepared.scope, shown)
 
 

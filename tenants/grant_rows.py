@@ -36,6 +36,16 @@ class Grant:
         """What the subscriber writes into `shared_collections`."""
         return f"{self.owner}/{self.collection}"
 
+    def to_json(self) -> dict[str, str]:
+        """In the names of `/admin/v1`."""
+        return {
+            "name": self.name,
+            "owner": self.owner,
+            "collection": self.collection,
+            "subscriber": self.subscriber,
+            "created_at": self.created_at.isoformat(),
+        }
+
 
 class GrantRows(Rows):
     """Grants between tenants."""

@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.cli.indexing import QUIET
+from cluster.cli.attaching import attached
 from cluster.cli.progress import duration
-from cluster.platform import platform_settings
-from cluster.ray_head import driver_environment
-from cluster.status import running_platform
 from services.control_plane import open_control_plane
-from services.settings import FOREIGN, Settings, adopt_environment
+from services.settings import Settings
 from tenants.errors import InvalidInput
 from tenants.ids import tenant_name
 
@@ -32,11 +29,7 @@ def run_calibration(
     for path in (queries, qrels):
         if path is not None and not path.is_file():
             raise InvalidInput(f"there is no file {path}; check the path")
-    info = running_platform(settings.data_dir)
-    if info is not None:
-        adopt_environment(driver_environment(info), drop=FOREIGN)
-        settings = platform_settings(settings, info)
-    adopt_environment(QUIET)
+    settings = attached(settings)
     # Loaded after the environment is set: Ray reads it at import.
     from jobs.calibration.job import calibrate
     from jobs.calibration.pipeline import collect

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.cli.attaching import attached
 from cluster.cli.progress import shown
 from cluster.platform import platform_settings
 from cluster.ray_head import driver_environment
@@ -20,9 +21,6 @@ from tenants.errors import Conflict, FathomError
 from tenants.ids import collection_name, job_id, new_job_id, tenant_name
 from tenants.records import Tenant
 from tenants.store import Store
-
-# Ray's and MLflow's own remarks do not belong between the lines of a progress; failures reach us as exceptions.
-QUIET = {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_DATA_LOG_LEVEL": "ERROR", "MLFLOW_LOGGING_LEVEL": "ERROR"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,7 @@ class Order:
 
 def run_here(order: Order, settings: Settings) -> dict[str, Any]:
     """Drive the job from this process: on the running platform's Ray, else on a Ray of its own."""
-    info = running_platform(settings.data_dir)
-    if info is not None:
-        adopt_environment(driver_environment(info), drop=FOREIGN)
-        settings = platform_settings(settings, info)
-    adopt_environment(QUIET)
+    settings = attached(settings)
     # Loaded after the environment is set: Ray reads it at import.
     from jobs.indexing.pipeline import run_index_job
 

@@ -16,7 +16,6 @@ from services.settings import Settings
 from tenants import keys
 from tenants.config import merged, validate_config
 from tenants.database import Database
-from tenants.grant_rows import Grant
 from tenants.records import KeyInfo, Tenant
 from tenants.scope import TenantScope
 from tenants.store import Store
@@ -189,14 +188,14 @@ class LocalOperator:
     def grant(self, owner: str, collection: str, subscriber: str) -> dict[str, Any]:
         """See `Operator`."""
         tenants = self._store.get_tenant(owner), self._store.get_tenant(subscriber)
-        return share_document(self._store.grant(tenants[0], collection, tenants[1]))
+        return self._store.grant(tenants[0], collection, tenants[1]).to_json()
 
     def shares(self, tenant: str) -> dict[str, Any]:
         """See `Operator`."""
         grants = self._store.list_grants(self._store.get_tenant(tenant))
         return {
-            "given": [share_document(grant) for grant in grants if grant.owner == tenant],
-            "received": [share_document(grant) for grant in grants if grant.subscriber == tenant],
+            "given": [grant.to_json() for grant in grants if grant.owner == tenant],
+            "received": [grant.to_json() for grant in grants if grant.subscriber == tenant],
         }
 
     def revoke_grant(self, owner: str, collection: str, subscriber: str) -> None:
@@ -223,17 +222,6 @@ def key_document(info: KeyInfo) -> dict[str, Any]:
         "key_id": info.key_id,
         "scope": info.scope,
         **{name: moment.isoformat() if moment else None for name, moment in moments.items()},
-    }
-
-
-def share_document(grant: Grant) -> dict[str, Any]:
-    """A grant as JSON, in the names of `/admin/v1`."""
-    return {
-        "name": grant.name,
-        "owner": grant.owner,
-        "collection": grant.collection,
-        "subscriber": grant.subscriber,
-        "created_at": grant.created_at.isoformat(),
     }
 
 

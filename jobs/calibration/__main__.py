@@ -13,12 +13,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jobs.calibration.job import calibrate
 from jobs.calibration.pipeline import collect
 from jobs.calibration.progress import Pace, Paced
 from jobs.calibration.questions import read_questions
+from jobs.command import fail, interrupt
 from services.control_plane import open_control_plane
 from services.settings import load_settings
 from tenants.errors import FathomError
@@ -28,13 +29,13 @@ from tenants.ids import tenant_name
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one calibration to its end."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         report = _run(options)
     except FathomError as error:
-        return _fail(options, error.code, error.detail)
+        return fail(error.code, error.detail, as_json=options.json)
     except KeyboardInterrupt:
-        return _fail(options, "cancelled", "the calibration was interrupted; nothing was stored")
+        return fail("cancelled", "the calibration was interrupted; nothing was stored", as_json=options.json)
     print(json.dumps(report) if options.json else report["message"])  # noqa: T201 - the result is the output
     return 0
 
@@ -53,17 +54,6 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _show(pace: Pace) -> None:
     print(pace, file=sys.stderr)  # noqa: T201 - progress of a command
-
-
-def _fail(options: argparse.Namespace, code: str, detail: str) -> int:
-    if options.json:
-        print(json.dumps({"error": {"code": code, "detail": detail}}))  # noqa: T201 - the result is the output
-    print(detail, file=sys.stderr)  # noqa: T201 - the command's error
-    return 1
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,8 +13,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
+from jobs.command import fail, interrupt
 from jobs.indexing.attempt import check_submitted
 from jobs.indexing.job import DEFAULT_COLLECTION, IndexJob, JobResult, Progress
 from jobs.indexing.pipeline import run_index_job
@@ -29,13 +30,13 @@ from tenants.store import Store
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job to its end."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         result = _run(options)
     except FathomError as error:
-        return _fail(options, error.code, error.detail)
+        return fail(error.code, error.detail, as_json=options.json)
     except KeyboardInterrupt:
-        return _fail(options, "cancelled", "the job was interrupted; resume it by its id to go on")
+        return fail("cancelled", "the job was interrupted; resume it by its id to go on", as_json=options.json)
     print(json.dumps(result.to_json()) if options.json else _sentence(result))  # noqa: T201 - the result is the output
     return 0
 
@@ -88,17 +89,6 @@ def _sentence(result: JobResult) -> str:
         return f"would index {figures}: {result.plan.bytes:,} bytes, about {result.plan.seconds:.0f} s"
     version = f"version {result.index_version} serves" if result.index_version else "nothing is published"
     return f"{result.job_id}: {figures}; {result.chunks} chunks in {result.seconds:.1f} s; {version}"
-
-
-def _fail(options: argparse.Namespace, code: str, detail: str) -> int:
-    if options.json:
-        print(json.dumps({"error": {"code": code, "detail": detail}}))  # noqa: T201 - the result is the output
-    print(detail, file=sys.stderr)  # noqa: T201 - the command's error
-    return 1
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

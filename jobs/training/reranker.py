@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.command import fail
 from jobs.training.order import ENGINES, ROLES, Order, checked
 from jobs.training.sources import Sample
 from services.control_plane import open_control_plane
@@ -49,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = run_order(_order(options), load_settings(data_dir=options.data_dir), _show)
     except (Cancelled, KeyboardInterrupt):
-        _fail(options, "cancelled", "training was interrupted; go on with --resume")
+        fail("cancelled", "training was interrupted; go on with --resume", as_json=options.json)
         return CANCELLED
     except FathomError as error:
-        return _fail(options, error.code, error.detail)
+        return fail(error.code, error.detail, as_json=options.json)
     print(json.dumps(result) if options.json else "\n".join(sentences(result)))  # noqa: T201 - the result is the output
     return 0
 
@@ -150,13 +151,6 @@ def ranks(text: str) -> tuple[int, int]:
 
 def _show(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command
-
-
-def _fail(options: argparse.Namespace, code: str, detail: str) -> int:
-    if options.json:
-        print(json.dumps({"error": {"code": code, "detail": detail}}))  # noqa: T201 - the result is the output
-    print(detail, file=sys.stderr)  # noqa: T201 - the command's error
-    return 1
 
 
 if __name__ == "__main__":

@@ -125,9 +125,7 @@ class Gateway:
         retrieves = RemoteRetriever(retriever) if retriever is not None else open_retriever(settings)
         self._platform = assemble(settings, RemoteIndexer(indexer), submitter(settings), retrieves, scorer)
         if local is not None:
-            local.wait(
-                _LOADING_S
-            )  # from a warm cache they come in time; else they are built beside the first questions
+            local.wait(_LOADING_S)
             self._aliases = loop.create_task(local.follow_aliases(settings.reranking.alias_poll_s))
         self._chores = (
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),

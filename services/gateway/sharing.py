@@ -43,20 +43,9 @@ class ShareRevoked(Reply):
     revoked: bool
 
 
-def share_json(grant: Grant) -> dict[str, str]:
-    """A grant as the operator sees it."""
-    return {
-        "name": grant.name,
-        "owner": grant.owner,
-        "collection": grant.collection,
-        "subscriber": grant.subscriber,
-        "created_at": grant.created_at.isoformat(),
-    }
-
-
 def shares_json(tenant: str, grants: list[Grant]) -> dict[str, list[dict[str, str]]]:
     """Both directions of one tenant's grants."""
     return {
-        "given": [share_json(grant) for grant in grants if grant.owner == tenant],
-        "received": [share_json(grant) for grant in grants if grant.subscriber == tenant],
+        "given": [grant.to_json() for grant in grants if grant.owner == tenant],
+        "received": [grant.to_json() for grant in grants if grant.subscriber == tenant],
     }

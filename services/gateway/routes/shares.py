@@ -12,7 +12,7 @@ from services.gateway import bodies
 from services.gateway.auth import admin
 from services.gateway.http import ADMIN_ERRORS, accepts, answers, reply
 from services.gateway.ports import Platform
-from services.gateway.sharing import ShareBody, ShareReply, ShareRevoked, Shares, share_json, shares_json
+from services.gateway.sharing import ShareBody, ShareReply, ShareRevoked, Shares, shares_json
 from tenants.errors import InvalidInput, NotFound
 from tenants.records import Tenant
 from tenants.store import Store
@@ -36,7 +36,7 @@ async def grant_share(request: Request, platform: Operator, tenant: str) -> Resp
     """Let another tenant search a collection of this one; granting again changes nothing."""
     body = await bodies.read_body(request, ShareBody)
     owner, subscriber = await asyncio.to_thread(_both, platform.store, tenant, body.subscriber)
-    return reply(share_json(await asyncio.to_thread(platform.store.grant, owner, body.collection, subscriber)), 201)
+    return reply((await asyncio.to_thread(platform.store.grant, owner, body.collection, subscriber)).to_json(), 201)
 
 
 @router.delete("/{collection}/{subscriber}", responses=answers(ShareRevoked, errors=ADMIN_ERRORS))

@@ -14,27 +14,9 @@ from services.retrieval.filters import parse_filter
 from services.retrieval.search import LocalRetriever, sample_texts
 from services.settings import Retrieval
 from tenants.errors import Unavailable
-from tests.services.retrieval.conftest import Row, publish, unit
+from tests.services.retrieval.conftest import DIMENSION, HashEncoder, Row, publish
 
-DIMENSION = 16
 WORDS = [f"word{number}" for number in range(60)]
-
-
-class HashEncoder:
-    """Seeds a unit vector with the text: enough here, because both sides of every comparison use the same one."""
-
-    dimension = DIMENSION
-
-    class info:  # noqa: N801 - stands where an encoder's info stands
-        class recipe:  # noqa: N801
-            query_prefix = ""
-
-    def encode(self, texts):
-        return np.stack([self.vector(text) for text in texts])
-
-    @staticmethod
-    def vector(text):
-        return unit(np.random.default_rng(list(text.encode())).standard_normal(DIMENSION))
 
 
 class BrokenEncoder(HashEncoder):

@@ -12,30 +12,12 @@ from services.retrieval.search import LocalRetriever
 from services.settings import Retrieval
 from tenants.config import TenantConfig
 from tenants.scope import Shared, TenantScope
-from tests.services.retrieval.conftest import Row, publish, unit
+from tests.services.retrieval.conftest import HashEncoder, Row, publish
 
-DIMENSION = 16
 NAME = "library/manuals"
 MANUALS = ["the pump needs oil every spring", "a valve opens under pressure", "oil the chain of the bicycle"]
 PRIVATE = ["oil money went to the secret fund", "oil oil oil price of the merger", "pump the price before spring"]
 OWN = ["our pump is green", "the office opens at nine"]
-
-
-class HashEncoder:
-    """Seeds a unit vector with the text: enough here, because every side of a comparison uses the same one."""
-
-    dimension = DIMENSION
-
-    class info:  # noqa: N801 - stands where an encoder's info stands
-        class recipe:  # noqa: N801
-            query_prefix = ""
-
-    def encode(self, texts):
-        return np.stack([self.vector(text) for text in texts])
-
-    @staticmethod
-    def vector(text):
-        return unit(np.random.default_rng(list(text.encode())).standard_normal(DIMENSION))
 
 
 def rows(texts, collection="default", start=0):
