@@ -42,7 +42,7 @@ def check() -> float:
     """`remaining_s`, or `DeadlineExceeded` once nothing is left."""
     left = remaining_s()
     if left <= 0:
-        raise DeadlineExceeded("the request took longer than it may; try again, or ask for less", retry_after_s=1)
+        raise _exceeded()
     return left
 
 
@@ -51,8 +51,14 @@ async def enforced() -> AsyncIterator[None]:
     """Cancel the block when the deadline passes, and raise `DeadlineExceeded` in its place."""
     left = check()
     try:
-        async with asyncio.timeout(None if math.isinf(left) else left):
+        async with asyncio.timeout(None if math.isinf(left) else left) as limit:
             yield
     except TimeoutError:
-        check()
+        # The loop's timers are coarser than the clock: this one may ring before the deadline by the clock.
+        if limit.expired():
+            raise _exceeded() from None
         raise
+
+
+def _exceeded() -> DeadlineExceeded:
+    return DeadlineExceeded("the request took longer than it may; try again, or ask for less", retry_after_s=1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,3 +30,17 @@ async def test_a_budget_is_given_back_also_on_errors() -> None:
     with pytest.raises(KeyError), deadline.within(0):
         raise KeyError
     assert math.isinf(deadline.remaining_s())
+
+
+async def test_a_timer_that_rings_before_the_clock_says_so_is_still_the_deadline(monkeypatch) -> None:
+    started = time.monotonic()
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: started))
+    with deadline.within(0.001), pytest.raises(DeadlineExceeded):
+        async with deadline.enforced():
+            await asyncio.Event().wait()
+
+
+async def test_a_timeout_of_what_runs_inside_is_not_the_deadline() -> None:
+    with deadline.within(60), pytest.raises(TimeoutError, match="of another"):
+        async with deadline.enforced():
+            raise TimeoutError("of another")
