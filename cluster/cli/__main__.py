@@ -73,13 +73,13 @@ def run(arguments: Sequence[str]) -> int:
 def _unexpected(error: Exception) -> FathomError:
     with tempfile.NamedTemporaryFile("w", prefix="fathom-trace-", suffix=".txt", delete=False) as file:
         traceback.print_exception(error, file=file)
-    if "--json" in sys.argv and "--help" not in sys.argv:
-        reserve_stdout()
     return FathomError(f"unexpected {type(error).__name__}; the trace is in {file.name}: please report it")
 
 
 def main() -> None:
     """The console script."""
+    if "--json" in sys.argv and "--help" not in sys.argv:
+        reserve_stdout()
     sys.exit(run(sys.argv[1:]))
 
 
