@@ -54,7 +54,7 @@ from tenants.store import CalibrationCache, KeyCache, Store
 
 _SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
 _LOSSES = [0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-TENANT_SHARE = 4  # a tenant with company holds a quarter of the slots: more only slow its neighbours down
+TENANT_SHARE = 8  # a tenant with company holds an eighth of the slots: more only slow its neighbours down
 _USE_FLUSH_S = 60.0
 _EXPIRY_S = 3_600.0
 _OPTIONAL_S = 1.0
