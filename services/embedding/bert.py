@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 import openvino.opset15 as ops
 from safetensors import safe_open
 
+from services.embedding.native import openvino
 from services.embedding.recipe import Recipe
 
 Float32 = npt.NDArray[np.float32]

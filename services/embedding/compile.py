@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import openvino
 from openvino.frontend import OpConversionFailure
 
 from services.embedding.bert import BertGraph, supports
 from services.embedding.build import FACTS_FILE, GRAPH_FILE, UNSUPPORTED_EXIT
+from services.embedding.native import openvino
 from services.embedding.quantise import agreement, calibration_samples, int8_plan
 from services.embedding.recipe import Recipe, read_recipe
 

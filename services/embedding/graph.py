@@ -13,10 +13,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import openvino
 import torch
 from transformers import AutoModel
 
+from services.embedding.native import openvino
 from services.embedding.recipe import Pooling, Recipe
 
 

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 
 from services.embedding.build import precision_of
+from services.embedding.native import openvino
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]

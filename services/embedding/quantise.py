@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino
 
 from services.embedding.bert import BertTrunk, InputScale, Product, quantised_weight
+from services.embedding.native import openvino
 from services.embedding.tokens import WindowTokenizer, batches
 
 Float32 = npt.NDArray[np.float32]
