@@ -122,9 +122,15 @@ def test_ctrl_c_cancels_a_job_and_resume_finishes_it(platform, tenant, tmp_path)
         for number in range(3_000)
     ]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    listening = ["env", "--default-signal=INT"]  # a suite that a script started in the background ignores Ctrl-C
     command = [sys.executable, "-m", "cluster.cli", "index", tenant, str(tmp_path / "many.jsonl"), "--json"]
     process = subprocess.Popen(
-        command, env=platform.cli.environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*listening, *command],
+        env=platform.cli.environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     with process:
         try:
