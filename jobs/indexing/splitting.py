@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from unicodedata import category
 
 from semantic_text_splitter import CodeSplitter, MarkdownSplitter, TextSplitter
 from tokenizers import Tokenizer
@@ -158,7 +159,12 @@ def _tokenizer(tokenizer_json: str) -> Tokenizer:
 
 
 def _inside_word(text: str, place: int) -> bool:
-    return 0 < place < len(text) and not text[place - 1].isspace() and not text[place].isspace()
+    return 0 < place < len(text) and not _blank(text[place - 1]) and not _blank(text[place])
+
+
+def _blank(char: str) -> bool:
+    """Whether word pieces end here. Python calls some control characters spaces (NEL, form feed) that BERT drops."""
+    return char in "\t\n\r" or (char.isspace() and category(char) != "Cc")
 
 
 def _segments(texts: Sequence[str]) -> Iterator[tuple[int, int, int]]:

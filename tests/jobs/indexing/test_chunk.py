@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.indexing.chunk import chunk_batch, detect_language
@@ -78,6 +78,7 @@ WORDS = st.sampled_from(
     tokens=st.integers(16, 60),
     overlap=st.integers(0, 40),
 )
+@example(text="0\x850:0 sea sea sea sea a.b(c); 0::0A02:0:0", kind="text", tokens=24, overlap=0)
 def test_chunks_are_exact_spans_that_cover_the_text_within_the_limit(
     tokenizer_json: str, text: str, kind: str, tokens: int, overlap: int
 ) -> None:
