@@ -33,7 +33,7 @@ import ray
 from cluster import processes
 from jobs.indexing import pipeline, stages
 from jobs.indexing.driver import run_job
-from jobs.indexing.job import IndexJob
+from jobs.indexing.job import IndexJob, Receipt
 from jobs.maintenance.verify import Report, verify
 from services.control_plane import open_control_plane
 from services.settings import Settings, load_settings
@@ -47,6 +47,7 @@ KINDS = ("driver", "worker", "writer")
 PER_RUN = 9
 SHARDS_BETWEEN = 4  # kills, at most, as long as the time between them allows
 LOG = "FATHOM_KILL_LOG"  # names the file that an attempt's encoders note their shards in
+WRITING = "writing-"  # and a process id: names the note of a process that writes a shard
 POLL_S = 0.02
 START_ATTEMPTS = 5
 NOT_DONE = 3
@@ -262,11 +263,12 @@ def _kill(process: subprocess.Popen[bytes], bench: Bench, kind: str) -> str:
 
 
 def _victim(folder: Path, kind: str) -> int | None:
-    """A process of Ray's that works on a stage of ours now: it names itself after its task."""
+    """A process that works on a stage of ours now: Ray names it after its task, a writer leaves a note."""
+    writing = {path.name.removeprefix(WRITING) for path in folder.glob(f"{WRITING}*")}
     for entry in Path("/proc").iterdir():
         try:
             title = (entry / "cmdline").read_bytes()
-            works = title.startswith(b"ray::Map") and (b"(_write)" in title) == (kind == "writer")
+            works = entry.name in writing if kind == "writer" else title.startswith(b"ray::Map")
             if works and f"{LOG}={folder}/".encode() in (entry / "environ").read_bytes():
                 return int(entry.name)
         except OSError:
@@ -314,8 +316,11 @@ def _child(options: argparse.Namespace) -> int:
 
 
 def _note_shards() -> None:
-    """Each embedded shard leaves a line in the attempt's log: what a resume embeds once more is counted from it."""
-    real = stages.embed_parcel
+    """Each embedded shard leaves a line in the attempt's log: what a resume embeds once more is counted from it.
+
+    A process that writes a shard leaves a file by its number as long as it does.
+    """
+    real, write = stages.embed_parcel, stages.write_parcel
 
     def noted(parcel: stages.Parcel, embed: Any) -> stages.Parcel:
         embedded = real(parcel, embed)
@@ -323,7 +328,15 @@ def _note_shards() -> None:
             log.write(f"{parcel.shard}\n")
         return embedded
 
-    stages.embed_parcel = noted
+    def noted_write(parcel: stages.Parcel, context: stages.LineContext) -> Receipt:
+        note = Path(os.environ[LOG]).with_name(f"{WRITING}{os.getpid()}")
+        note.touch()
+        try:
+            return write(parcel, context)
+        finally:
+            note.unlink()
+
+    stages.embed_parcel, stages.write_parcel = noted, noted_write
 
 
 def _settings(folder: Path) -> Settings:

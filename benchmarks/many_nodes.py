@@ -36,7 +36,7 @@ from tenants.corpus.objects import open_objects
 from tenants.errors import FathomError
 
 NODES = 3
-EMBED_TASK = "(_Embed)).submit"  # as Ray Data names the calls of the encoders' actors
+EMBED_TASK = "(_EmbedAndWrite)).submit"  # as Ray Data names the calls of the encoders' actors
 LIMIT_S = 600.0
 WARM_S, AFTER_S = 3.0, 12.0
 

@@ -1,13 +1,16 @@
 """THE INDEX LINE as one Ray Data chain, and the way into a job.
 
 Streaming: a shard is parsed while the one before it is embedded; Ray Data holds stages back when the store of
-objects fills. Only receipts reach the driver. A job of few documents runs in the driver itself, for starting
-workers would take longer than the work; it is the same stages either way.
+objects fills. An encoder writes what it has embedded while it embeds the next shard: no embedded shard ever waits in
+a queue, so that a killed job has at most one per encoder to embed again, and vectors never cross the store of
+objects. Only receipts reach the driver. A job of few documents runs in the driver itself, for starting workers would
+take longer than the work; it is the same stages either way.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,8 +28,9 @@ from tenants.scope import TenantScope
 from tenants.store import Store
 
 INLINE_SHARDS = 1  # of up to plan.SHARD_DOCUMENTS documents: less work than starting Ray's workers for it
-_STAGE_CPUS = 0.25  # logical: parsing and writing share the cores with the encoder, which uses all of them
+_STAGE_CPUS = 0.25  # logical: parsing and chunking share the cores with the encoder, which uses all of them
 _EMBED_CPUS = 0.5
+_CALLS = 2  # of one encoder at a time: one embeds, one writes
 
 
 def run_index_job(
@@ -54,15 +58,19 @@ def index_line(shards: Sequence[int], context: LineContext, settings: Settings) 
         .map_batches(_parse, fn_args=(context,), **task)
         .map_batches(_chunk, fn_args=(context,), **task)
         .map_batches(
-            _Embed,
+            _EmbedAndWrite,
             fn_constructor_args=(context,),
             batch_size=1,  # a shard is one row; with GPUs Ray Data wants a number
             batch_format="pyarrow",
             num_cpus=_EMBED_CPUS,
             num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(size=encoders, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(
+                size=encoders,
+                max_tasks_in_flight_per_actor=_CALLS + 1,
+                max_concurrent_calls_per_actor=_CALLS,
+                enable_true_multi_threading=True,
+            ),
         )
-        .map_batches(_write, fn_args=(context,), **task)
     )
     for row in line.iter_rows():
         yield receipt_from_json(row["receipt"])
@@ -102,16 +110,17 @@ def _chunk(rows: pa.Table, context: LineContext) -> pa.Table:
     return stages.chunk_parcel(Parcel.from_arrow(rows), context).to_arrow()
 
 
-class _Embed:
-    """Holds one encoder for the life of its actor."""
+class _EmbedAndWrite:
+    """Holds one encoder for the life of its actor; embeds one shard at a time, beside it another may be written."""
 
     def __init__(self, context: LineContext) -> None:
+        self._context = context
         self._embed = stages.load_embed(context)
+        self._embeds = threading.Lock()
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        return stages.embed_parcel(Parcel.from_arrow(rows), self._embed).to_arrow()
-
-
-def _write(rows: pa.Table, context: LineContext) -> pa.Table:
-    receipt = stages.write_parcel(Parcel.from_arrow(rows), context)
-    return pa.table({"receipt": [receipt_to_json(receipt)]})
+        parcel = Parcel.from_arrow(rows)
+        with self._embeds:
+            embedded = stages.embed_parcel(parcel, self._embed)
+        receipt = stages.write_parcel(embedded, self._context)
+        return pa.table({"receipt": [receipt_to_json(receipt)]})
