@@ -92,7 +92,7 @@ def sites(data: Path, limit: int) -> Corpora:
     for row in sorted(read(data / "corpus.jsonl.gz"), key=lambda row: row["_id"] not in gold):
         bucket = found[row["metadata"]["tenant"]]
         if not limit or len(bucket) < limit or row["_id"] in gold:
-            bucket.append(row)
+            bucket.append({"id": row["_id"], **{name: row[name] for name in ("title", "text", "metadata")}})
     return dict(sorted(found.items()))
 
 
@@ -260,14 +260,14 @@ def run(platform: Platform, options: argparse.Namespace, state: State) -> dict[s
     """Index, ask, reach, change the neighbours, compare; gives the figures, those of earlier calls included."""
     until = time.monotonic() + 60 * options.minutes
     corpora, questions = sites(options.data, options.limit_docs), shared_questions(options.data)
-    prefixes = sorted({row["_id"].split("_")[0] for rows in corpora.values() for row in rows})
+    prefixes = sorted({row["id"].split("_")[0] for rows in corpora.values() for row in rows})
     pattern = re.compile("|".join(rf"{prefix}_[0-9][\w.-]*" for prefix in prefixes))
     about = {"questions": len(questions), "tenants": len(corpora), "documents": sum(map(len, corpora.values()))}
     equal = None
     if prepare(platform, corpora, state, until):
         with httpx.Client(timeout=300) as client:
             probes = {
-                site: Probe(client, _tenant(platform, site, state), {row["_id"] for row in rows}, pattern)
+                site: Probe(client, _tenant(platform, site, state), {row["id"] for row in rows}, pattern)
                 for site, rows in corpora.items()
             }
             if ask_all(probes, questions, state, until, turns=options.in_turn):
