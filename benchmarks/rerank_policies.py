@@ -1,7 +1,7 @@
 """Every way of spending cross-encoders that the adaptive policy is compared with, on logged full reranks. Pure.
 
 An outcome is what one policy did on every question: nDCG@10, GFLOP and pairs. Scored candidates get
-β·p + (1 − β)·fused, others (1 − β)·fused: p is calibrated and β chosen on other sets, for both models.
+β·opinion + (1 − β)·fused, others (1 − β)·fused: calibration and β are learned on other sets, for both models.
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def _scored(one: Logged, fitted: Fitted, rows: Mapping[Role, npt.NDArray[np.int6
     roles: tuple[Role, ...] = ("small", "large")
     for role in roles:
         if role in rows:
-            p = fitted.calibration[role].probability(one.logits[role][rows[role]])
-            score[rows[role]] = fitted.blend[role] * p + (1 - fitted.blend[role]) * fused[rows[role]]
+            opinion = fitted.calibration[role].opinion(one.logits[role][rows[role]])
+            score[rows[role]] = fitted.blend[role] * opinion + (1 - fitted.blend[role]) * fused[rows[role]]
     return np.lexsort((one.facts.rank, -score))
 
 

@@ -109,7 +109,7 @@ def candidate_lines(columns: Mapping[str, Sequence[Any]]) -> list[str]:
             large, small = columns["large"][place], columns["small"][place]
             logit = large if large is not None else small
             said = "" if logit is None else f" logit {logit:+.2f}"
-            why.append(f"{columns['decision'][place]}{said} p {columns['expected'][place]:.2f}")
+            why.append(f"{columns['decision'][place]}{said} opinion {columns['expected'][place]:.2f}")
             why += [columns["flags"][place]] if columns["flags"][place] else []
         lines.append(f"  {place + 1:>3}. {document}  first stage {columns['fused_rank'][place]}  {'; '.join(why)}")
     return lines

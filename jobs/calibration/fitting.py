@@ -3,7 +3,7 @@
     predictor    of the large model's logits (services/reranking/predictor.py); needs no labels
     calibration  by role, to "is relevant" with labels; without any, the large model's stays as it was and the small
                  one's is fitted to what the large one says
-    blend β      over BLENDS, of the full rerank's final score β·p + (1 − β)·fused: the smallest whose mean nDCG@10 is
+    blend β      over BLENDS, of the full rerank's final score β·opinion + (1 − β)·fused: the smallest whose mean nDCG@10 is
                  within one standard error (of the paired difference) of the best one's, and 0 unless the best one
                  beats the first stage by more than its standard error. So β shrinks to zero where the model does not
                  help. Without labels β stays as it was.
@@ -113,9 +113,11 @@ def full_order(one: Logged, calibration: Calibration, blend: float) -> npt.NDArr
 
 
 def final_score(one: Logged, calibration: Calibration, blend: float) -> Float64:
-    """(n,) β·p + (1 − β)·fused."""
-    p = calibration.probability(one.logits["large"]).astype(np.float64)
-    score: Float64 = blend * np.where(np.isnan(p), 0.0, p) + (1 - blend) * one.facts.fused.astype(np.float64)
+    """(n,) β·opinion + (1 − β)·fused."""
+    opinion = calibration.opinion(one.logits["large"]).astype(np.float64)
+    score: Float64 = blend * np.where(np.isnan(opinion), 0.0, opinion) + (1 - blend) * one.facts.fused.astype(
+        np.float64
+    )
     return score
 
 

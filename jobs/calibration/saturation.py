@@ -36,10 +36,10 @@ def saturation(log: Sequence[Logged], profile: Profile) -> float:
 def _prefixes(one: Logged, profile: Profile) -> list[tuple[float, float, float]]:
     """(F, R, relevant ones of the rest) per prefix."""
     assert one.grades is not None
-    p = profile.probability(one.logits["large"])
-    known = np.isfinite(p)
+    opinion = profile.opinion(one.logits["large"])
+    known = np.isfinite(opinion)
     slope, bias = profile.worth
-    score = final_score(profile.blend, np.where(known, p, 0.0), one.facts.fused).astype(np.float64)
+    score = final_score(profile.blend, np.where(known, opinion, 0.0), one.facts.fused).astype(np.float64)
     worth = np.where(known, 1.0 / (1.0 + np.exp(-(slope * score + bias))), 0.0)
     right, first = known & (one.grades > 0), [one.facts.rank <= depth for depth in PREFIXES]
     return [(float(worth[head].sum()), float(worth[~head].sum()), float(right[~head].sum())) for head in first]

@@ -53,7 +53,7 @@ def row_of(one: Probe, encoder: Encoder, calibration: Calibration, blend: float,
     """RERANKED_FEATURES as if only the `scored` best fused candidates had been scored; None when nothing is shown."""
     known = np.where(one.fusion.rank <= scored, one.logits, np.nan).astype(np.float32)
     p = calibration.probability(known)
-    ranked = _ranked(one, known, p, blend)
+    ranked = _ranked(one, known, p, calibration.opinion(known), blend)
     question, scope = Question(one.text), measuring_scope("builtin", encoder.dimension)
     evidence = select(question, scope, one.candidates, ranked)
     want = wanted(one.text, one.candidates)
@@ -91,7 +91,7 @@ def _at_most(count: int, trials: int, chance: float) -> float:
     return math.fsum(math.exp(one) for one in logs)
 
 
-def _ranked(one: Probe, known: Float32, p: Float32, blend: float) -> Ranked:
-    final = blend * np.nan_to_num(p, nan=0.0) + (1 - blend) * one.fusion.score
+def _ranked(one: Probe, known: Float32, p: Float32, opinion: Float32, blend: float) -> Ranked:
+    final = blend * np.nan_to_num(opinion, nan=0.0) + (1 - blend) * one.fusion.score
     order = np.lexsort((one.fusion.rank, -final)).astype(np.int32)
     return Ranked(order, final.astype(np.float32), known, p, "partial", "", None)

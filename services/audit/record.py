@@ -5,7 +5,7 @@ Candidates are columns, best first, float32 in the shortest decimals that read b
 
     dense, sparse, their ranks      both legs' lists; fused, fused_rank follow by retrieval/fusion.py and `fusion`
     large, small                    raw logits by model, null = not scored
-    expected                        p as the order used it: calibrated where large is known, predicted elsewhere
+    expected                        opinion as the order used it: of large where that is known, predicted elsewhere
     ranked                          β·expected + (1 − β)·fused
     score                           the same after the defences: what the order sorts by, ties by fused_rank
     top                             P(among the best ten if everything were scored), when the policy stopped
@@ -171,7 +171,7 @@ def _reranked(trace: Trace, score: Float32, order: list[int]) -> dict[str, list[
     return {
         "large": _plain(verdict.logits["large"][order]),
         "small": _plain(verdict.logits["small"][order]),
-        "expected": _plain(verdict.probability[order]),
+        "expected": _plain(verdict.opinion[order]),
         "ranked": _plain(verdict.score[order]),
         "score": _plain(score[order]),
         "top": _plain(verdict.top[order]),

@@ -75,8 +75,8 @@ def _policy_faults(columns: _Columns, policy: Mapping[str, Any]) -> Iterator[str
     for role, logits in said.items():
         yield from _unlike(role, logits, columns[role])
     known = np.isfinite(said["large"])
-    p = Calibration.from_json(policy["calibration"].get("large")).probability(said["large"][known])
-    if known.any() and float(np.abs(p - expected[known]).max()) > ROUNDING:
+    opinion = Calibration.from_json(policy["calibration"].get("large")).opinion(said["large"][known])
+    if known.any() and float(np.abs(opinion - expected[known]).max()) > ROUNDING:
         yield "expected is not what the logits are calibrated to"
 
 

@@ -6,6 +6,8 @@ Beta calibration (Kull, Silva Filho, Flach: "Beta calibration", AISTATS 2017) of
 the model says no, `b` where it says yes, and a = b is Platt's scaling. Both slopes are held ≥ 0, so the map never
 changes an order. Few labels cannot pay for three parameters: the slopes are drawn to each other and to a prior by
 a ridge that is worth PRIOR_PAIRS pairs, so that one labelled question moves little and a thousand decide alone.
+The *opinion* is the same at even odds, σ(log-odds − base), base the log-odds of relevance among the pairs of the fit:
+of a hundred candidates one or two are relevant, so p alone would lie far below fused scores, which reach from 0 to 1.
 How well the family fits is checked against isotonic regression, the best monotone map in hindsight: `misfit`.
 
 ECE: the mean of |mean probability − share of relevant| over BINS bins of equally many pairs, weighted by their
@@ -14,6 +16,7 @@ pairs (Nixon et al. 2019; bins of equal width would hold nearly everything in th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,7 +38,7 @@ Float64 = npt.NDArray[np.float64]
 class Calibration:
     """See the module. `pairs` and `positives` it was fitted on; 0 = nothing fitted, plain σ.
 
-    `misfit` is the mean log-loss in nats a pair that isotonic regression saves on the same pairs, ≥ 0.
+    `base` is the log-odds of relevance among those pairs. `misfit` is the mean log-loss in nats a pair that isotonic regression saves on the same pairs, ≥ 0.
     """
 
     low: float = 1.0
@@ -44,10 +47,15 @@ class Calibration:
     pairs: int = 0
     positives: int = 0
     misfit: float = 0.0
+    base: float = 0.0
 
     def probability(self, logits: npt.ArrayLike) -> Float32:
         """Same shape, float32 in (0, 1), never falling in the logit; NaN stays NaN."""
         return _sigmoid(self.log_odds(logits)).astype(np.float32)
+
+    def opinion(self, logits: npt.ArrayLike) -> Float32:
+        """Same shape, float32 in (0, 1): the probability if half of all pairs were relevant; what final scores blend."""
+        return _sigmoid(self.log_odds(logits) - self.base).astype(np.float32)
 
     def log_odds(self, logits: npt.ArrayLike) -> Float64:
         """Same shape, float64: the logit of `probability`, without its rounding."""
@@ -97,6 +105,7 @@ def fit_calibration(
         pairs=len(z),
         positives=int((y > 0).sum()),
         misfit=max(0.0, float(spared)),
+        base=_log_odds_of(float(np.average(y, weights=w)), float(w.sum())),
     )
 
 
@@ -146,6 +155,11 @@ def log_loss(probability: Float64, labels: Float64, weights: Float64) -> float:
     """Weighted mean of −y·log p − (1 − y)·log(1 − p), in nats."""
     p = np.clip(probability, _TINY, 1 - _TINY)
     return float(np.average(-labels * np.log(p) - (1 - labels) * np.log1p(-p), weights=weights))
+
+
+def _log_odds_of(share: float, pairs: float) -> float:
+    """Of a share among so many pairs, half a pair on either side: never infinite."""
+    return math.log((share * pairs + 0.5) / ((1.0 - share) * pairs + 0.5))
 
 
 def _design(z: Float64) -> Float64:

@@ -1,6 +1,6 @@
 """Which pair to score next, or none: greedy value of computation. Pure, vectorised, the same bits for the same facts.
 
-    final score   f_i = β·p_i + (1 − β)·fused_i     p_i calibrated probability: known, or expected (predictor.py)
+    final score   f_i = β·o_i + (1 − β)·fused_i     o_i opinion (calibration.py): known, or expected (predictor.py)
     worth         r_i = σ(slope·f_i + bias)          the probability that the asker finds i relevant
     gain(i, m)    E[DCG@10 of the order by f after model m scored i] − DCG@10 of the order now, gains r
     ratio         Σ gain over a batch / (its cost / Costs.unit), and the batch with the best ratio is next
@@ -11,7 +11,7 @@ their logarithm is shrunk half way to what a pair brings on average after so muc
 the pure ratio loses to a fixed depth). Before the first call the same rule is the gate that skips the whole
 question. A batch never depends on λ, so a higher price takes a beginning of what a lower one takes: never more pairs.
 λ = 0 is the reference: the large model (the small where no other is served) on every candidate down to the depth.
-A small logit moves p_i less than a large one, but costs less: the same formula with a narrower spread weighs them.
+A small logit moves o_i less than a large one, but costs less: the same formula with a narrower spread weighs them.
 Gains are divided by the DCG of the ideal order of r, at least 1, so that finding the one right passage counts more
 than the ninth of many, and by 1 + κ·Σ r of the scored ones: most questions have few right passages. Flagged
 candidates among the best 10 are always shown to the large model, at any price.
@@ -28,7 +28,7 @@ import numpy as np
 from services.contracts import Bool, Float32, Int32
 from services.reranking.facts import Action, Costs, Facts, Float64, Limits, Role, Step
 from services.reranking.profile import Profile
-from services.reranking.valuation import Ground, K, Places, View, gains, look, top_chance
+from services.reranking.valuation import Ground, K, Places, View, gains, look, probabilities, top_chance
 
 WINDOW = 32  # candidates that are weighed at once: the best unscored ones as things stand
 TYPICAL, EARLY = 0.03, 2.0  # of public data: the next unit brings .03/(2 + units before) of nDCG@10, on average
@@ -76,8 +76,8 @@ class State:
 class Verdict:
     """The end of a question. Arrays (n,) are in the candidates' order.
 
-    order int32 rows, best first; score, probability float32 (p as used, known or expected); logits by role, float32,
-    NaN = not scored; top float32 P(among the best 10 if all were scored); reasons: REASONS.
+    order int32 rows, best first; score, opinion (as used), probability float32, the latter two known or expected; logits by
+    role, float32, NaN = not scored; top float32 P(among the best 10 if all were scored); reasons: REASONS.
     `stop` is Action.why; `regret` bounds from above what scoring each of the best 32 others alone would
     gain, in nDCG@10.
     `pairs` really scored, `cached` answered by the cache.
@@ -85,6 +85,7 @@ class Verdict:
 
     order: Int32
     score: Float32
+    opinion: Float32
     probability: Float32
     logits: dict[Role, Float32]
     top: Float32
@@ -158,7 +159,8 @@ def conclude(state: State, why: str | None = None) -> Verdict:
     return Verdict(
         order=order,
         score=view.score.astype(np.float32)[back],
-        probability=view.probability.astype(np.float32)[back],
+        opinion=view.opinion.astype(np.float32)[back],
+        probability=probabilities(state.ground, view, state.large)[back],
         logits={"large": state.large[back], "small": state.small[back]},
         top=top_chance(state.ground, view)[back],
         reasons=tuple(np.array(_reasons(state, stop), dtype=object)[back].tolist()),

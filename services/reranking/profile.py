@@ -56,6 +56,10 @@ class Profile:
         """Calibrated probability of large logits, any shape; plain σ where nothing was fitted."""
         return self.calibration.get("large", Calibration()).probability(logits)
 
+    def opinion(self, logits: Float32 | Float64) -> Float32:
+        """`Calibration.opinion` of large logits, any shape: what the final score blends."""
+        return self.calibration.get("large", Calibration()).opinion(logits)
+
     def relevance(self, score: Float32 | Float64) -> Float64:
         """Same shape: the probability of relevance that final scores stand for, see `worth`."""
         slope, bias = self.worth

@@ -29,18 +29,20 @@ _DISCOUNT = np.concatenate([1.0 / np.log2(np.arange(2, K + 2)), [0.0]])
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What does not change within a question; `levels` (m,) float64 p of the predictor's levels."""
+    """What does not change within a question; levels, chances (m,) float64: opinion and probability of each level."""
 
     facts: Facts
     profile: Profile
     prior: Prior
     levels: Float64
+    chances: Float64
 
     @classmethod
     def of(cls, facts: Facts, profile: Profile) -> Ground:
         """Of at least one candidate."""
-        levels = profile.probability(profile.predictor.levels).astype(np.float64)
-        return cls(facts, profile, profile.predictor.prior(facts), levels)
+        levels = profile.opinion(profile.predictor.levels).astype(np.float64)
+        chances = profile.probability(profile.predictor.levels).astype(np.float64)
+        return cls(facts, profile, profile.predictor.prior(facts), levels, chances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is believed after some logits. (n,) float64: p, final score f, worth r; place (n,) 0-based in the order.
+    """What is believed after some logits. (n,) float64: opinion, final score f, worth r; place (n,) 0-based in order.
 
     known (n,) bool: the large model has spoken; `chance` (n, m) float64: probability of each level of the predictor.
     """
@@ -68,7 +70,7 @@ class View:
     known: Bool
     belief: Belief
     chance: Float64
-    probability: Float64
+    opinion: Float64
     score: Float64
     worth: Float64
     place: Places
@@ -82,25 +84,32 @@ def look(ground: Ground, large: Float32, heard: Mapping[Role, Float64]) -> View:
     chance = profile.predictor.chance(belief.mean, belief.spread)
     known = np.isfinite(large)
     # In float32, as it is recorded: an audit record then gives the same score to the last bit.
-    probability = (chance * ground.levels).sum(1).astype(np.float32)
-    probability[known] = profile.probability(large[known])
-    score = final_score(profile.blend, probability, facts.fused).astype(np.float64)
+    opinion = (chance * ground.levels).sum(1).astype(np.float32)
+    opinion[known] = profile.opinion(large[known])
+    score = final_score(profile.blend, opinion, facts.fused).astype(np.float64)
     place = np.empty(len(score), np.intp)
     place[np.lexsort((facts.rank, -score))] = np.arange(len(score))
     worth = (chance * _worth(profile, _final(profile, ground.levels, facts.fused[:, None]))).sum(1)
     worth[known] = _worth(profile, score[known])
     ladder = _ladder(score, worth, place)
-    return View(known, belief, chance, probability.astype(np.float64), score, worth, place, ladder)
+    return View(known, belief, chance, opinion.astype(np.float64), score, worth, place, ladder)
 
 
-def final_score(blend: float, probability: npt.ArrayLike, fused: Float32) -> Float32:
-    """(n,) float32: β·p + (1 − β)·fused of the module, computed in float64."""
-    p, first = np.asarray(probability, np.float64), fused.astype(np.float64)
-    return np.asarray(blend * p + (1.0 - blend) * first, np.float32)
+def probabilities(ground: Ground, view: View, large: Float32) -> Float32:
+    """(n,) calibrated: of the large model's logits (n,), expected where they are NaN."""
+    p: Float32 = (view.chance * ground.chances).sum(1).astype(np.float32)
+    p[view.known] = ground.profile.probability(large[view.known])
+    return p
 
 
-def _final(profile: Profile, probability: Float64, fused: Float32) -> Float64:
-    value: Float64 = profile.blend * probability + (1.0 - profile.blend) * fused
+def final_score(blend: float, opinion: npt.ArrayLike, fused: Float32) -> Float32:
+    """(n,) float32: β·o + (1 − β)·fused of the module, computed in float64."""
+    o, first = np.asarray(opinion, np.float64), fused.astype(np.float64)
+    return np.asarray(blend * o + (1.0 - blend) * first, np.float32)
+
+
+def _final(profile: Profile, opinion: Float64, fused: Float32) -> Float64:
+    value: Float64 = profile.blend * opinion + (1.0 - profile.blend) * fused
     return value
 
 
@@ -114,10 +123,10 @@ def gains(ground: Ground, view: View, role: Role, rows: Places) -> Float64:
     """(len(rows),) expected gain of nDCG@10 from scoring each of these candidates alone."""
     fused = ground.facts.fused[rows, None]
     if role == "large":
-        chance, probability = view.chance[rows], ground.levels
+        chance, opinion = view.chance[rows], ground.levels
     else:
-        chance, probability = _hints(ground, view, rows)
-    score = _final(ground.profile, probability, fused)
+        chance, opinion = _hints(ground, view, rows)
+    score = _final(ground.profile, opinion, fused)
     moved = (chance * _moves(view, rows, score, _worth(ground.profile, score))).sum(1)
     found = float(view.worth[view.known].sum())
     gain: Float64 = np.maximum(moved, 0.0) / (view.ladder.ideal * (1.0 + ground.profile.saturation * found))
@@ -125,7 +134,7 @@ def gains(ground: Ground, view: View, role: Role, rows: Places) -> Float64:
 
 
 def _hints(ground: Ground, view: View, rows: Places) -> tuple[Float64, Float64]:
-    """(m,) probability of each thing that the small model may say, and (r, m) p after it."""
+    """(m,) probability of each thing that the small model may say, and (r, m) opinions after it."""
     belief, predictor = view.belief, ground.profile.predictor
     mean, informed = belief.mean[rows], belief.informed[rows]
     left = np.sqrt(np.maximum(belief.spread[rows] ** 2 - informed**2, 0.0))
