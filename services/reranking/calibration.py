@@ -38,7 +38,8 @@ Float64 = npt.NDArray[np.float64]
 class Calibration:
     """See the module. `pairs` and `positives` it was fitted on; 0 = nothing fitted, plain σ.
 
-    `base` is the log-odds of relevance among those pairs. `misfit` is the mean log-loss in nats a pair that isotonic regression saves on the same pairs, ≥ 0.
+    `base` is the log-odds of relevance among those pairs. `misfit` is the mean log-loss in nats a pair that isotonic
+    regression saves on the same pairs, ≥ 0.
     """
 
     low: float = 1.0
@@ -54,7 +55,7 @@ class Calibration:
         return _sigmoid(self.log_odds(logits)).astype(np.float32)
 
     def opinion(self, logits: npt.ArrayLike) -> Float32:
-        """Same shape, float32 in (0, 1): the probability if half of all pairs were relevant; what final scores blend."""
+        """Same shape, float32 in (0, 1): the probability at even odds, see the module."""
         return _sigmoid(self.log_odds(logits) - self.base).astype(np.float32)
 
     def log_odds(self, logits: npt.ArrayLike) -> Float64:

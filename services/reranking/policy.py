@@ -76,8 +76,8 @@ class State:
 class Verdict:
     """The end of a question. Arrays (n,) are in the candidates' order.
 
-    order int32 rows, best first; score, opinion (as used), probability float32, the latter two known or expected; logits by
-    role, float32, NaN = not scored; top float32 P(among the best 10 if all were scored); reasons: REASONS.
+    order int32 rows, best first; score, opinion (as used), probability float32, these two known or expected;
+    logits by role, float32, NaN = not scored; top float32 P(among the best 10 if all were scored); reasons: REASONS.
     `stop` is Action.why; `regret` bounds from above what scoring each of the best 32 others alone would
     gain, in nDCG@10.
     `pairs` really scored, `cached` answered by the cache.

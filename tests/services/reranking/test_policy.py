@@ -52,7 +52,7 @@ def test_the_gain_of_one_candidate_by_hand() -> None:
     facts, known = by_hand([0.9, 0.1], [-2.0, 2.0])
     state = start(facts, known, 0.01, COSTS, Limits())
     view = state.view
-    np.testing.assert_allclose(view.probability, [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(view.opinion, [0.5, 0.5], atol=1e-6)
     assert view.place.tolist() == [0, 1]
     low, high = (1 / (1 + np.exp(-p)) for p in (0.119203, 0.880797))  # worth σ(p)
     held, second = (low + high) / 2, 1 / np.log2(3)
