@@ -92,7 +92,9 @@ def sites(data: Path, limit: int) -> Corpora:
     for row in sorted(read(data / "corpus.jsonl.gz"), key=lambda row: row["_id"] not in gold):
         bucket = found[row["metadata"]["tenant"]]
         if not limit or len(bucket) < limit or row["_id"] in gold:
-            bucket.append({"id": row["_id"], **{name: row[name] for name in ("title", "text", "metadata")}})
+            # Without metadata.doc, which looks like an id and is none.
+            about = {"tenant": row["metadata"]["tenant"]}
+            bucket.append({"id": row["_id"], "title": row["title"], "text": row["text"], "metadata": about})
     return dict(sorted(found.items()))
 
 

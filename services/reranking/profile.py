@@ -104,8 +104,8 @@ class Profile:
 def neutral() -> Profile:
     """What is assumed of models that nothing was learned of: logits of usual size, a fifth of the say, no certificate.
 
-    With the models that ship a fifth gains on five of six labelled sets and loses .004 on one; half of the say gains on
-    three and loses up to .017 on the others (docs/results/reranking.md).
+    With the models that ship a fifth gains on five of six labelled sets and loses .001 on one; half of the say gains
+    more on two and loses on three (docs/results/reranking.md).
     """
     size = len(ROWS) + len(QUESTION)
     scale = Scale(np.array([-12.0, 4.0]), np.array([-4.0, 4.0]))

@@ -36,6 +36,18 @@ def test_many_pairs_give_back_the_truth():
     assert fitted.misfit < 0.005, "the truth is in the family, so isotonic regression has nothing to add"
 
 
+def test_the_opinion_is_the_probability_at_even_odds():
+    logits, labels = pairs(20_000, bias=-4.0)
+    fitted = fit_calibration(logits, labels)
+    share = labels.mean()
+    assert fitted.base == pytest.approx(np.log(share / (1 - share)), abs=1e-3)
+    odds = fitted.probability([1.0])[0] / (1 - fitted.probability([1.0])[0])
+    balanced = odds * (1 - share) / share
+    assert fitted.opinion([1.0])[0] == pytest.approx(balanced / (1 + balanced), rel=1e-4)
+    assert Calibration().opinion(logits).tobytes() == Calibration().probability(logits).tobytes()
+    assert np.isfinite(fit_calibration([0.0, 1.0], [1.0, 1.0]).base), "labels of one kind leave the base finite"
+
+
 def test_a_bend_at_zero_is_followed():
     chance = np.random.default_rng(3)
     logits = chance.normal(0, 4, 20_000)

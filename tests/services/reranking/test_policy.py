@@ -85,8 +85,8 @@ def test_nothing_is_asked_where_a_logit_has_no_say() -> None:
 def test_price_zero_is_the_full_rerank(seed: int) -> None:
     one = asked(seed)
     verdict = simulate(one.facts, one.logits, FITTED, 0.0, COSTS, Limits())
-    p = FITTED.probability(one.logits["large"])
-    score = final_score(FITTED.blend, p, one.facts.fused)
+    opinion = FITTED.opinion(one.logits["large"])
+    score = final_score(FITTED.blend, opinion, one.facts.fused)
     assert verdict.order.tolist() == np.lexsort((one.facts.rank, -score)).tolist()
     assert (verdict.pairs, len(verdict.steps), verdict.stop) == (100, 1, "complete")
     assert set(verdict.reasons) == {"escalated"}
