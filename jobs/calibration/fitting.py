@@ -3,10 +3,10 @@
     predictor    of the large model's logits (services/reranking/predictor.py); needs no labels
     calibration  by role, to "is relevant" with labels; without any, the large model's stays as it was and the small
                  one's is fitted to what the large one says
-    blend β      over BLENDS, of the full rerank's final score β·opinion + (1 − β)·fused: the smallest whose mean nDCG@10
-                 is within one standard error (of the paired difference) of the best one's, and 0 unless the best one
-                 beats the first stage by more than its standard error. So β shrinks to zero where the model does not
-                 help. Without labels β stays as it was.
+    blend β      over BLENDS, of the full rerank's final score β·opinion + (1 − β)·fused: the smallest whose mean
+                 nDCG@10 is within one standard error (of the paired difference) of the best one's, and 0 unless the
+                 best one beats the first stage by more than its standard error. So β shrinks to zero where the model
+                 does not help. Without labels β stays as it was.
     saturation   how much less probable others are once relevant ones were found (saturation.py)
     worth        logistic regression of relevance on the full rerank's final score; what policy.py counts as gain
 
