@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 from services.gateway import bodies, problems, replies, vendors
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
-from services.gateway.routes import admin, cohere, documents, health, jobs, native, openai, shares
+from services.gateway.routes import admin, chat, cohere, documents, health, jobs, native, openai, shares
 from services.gateway.routes import docs as pages
 from services.gateway.sharing import ShareBody
 
@@ -32,6 +32,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     bodies.TenantPatch,
     bodies.KeyBody,
     ShareBody,
+    vendors.ChatBody,
     vendors.EmbeddingsBody,
     vendors.RerankBody,
 )
@@ -79,7 +80,7 @@ def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.platform = platform
-    for family in (health, native, documents, jobs, openai, cohere, admin, shares):
+    for family in (health, native, documents, jobs, openai, chat, cohere, admin, shares):
         app.include_router(family.router)
     app.include_router(pages.router)
     problems.install(app)

@@ -35,7 +35,7 @@ from tenants.errors import (
 )
 
 PROBLEM_JSON = "application/problem+json"
-OPENAI_ROUTES = re.compile(r"/t/[^/]+/v1/(?:models|embeddings)")
+OPENAI_ROUTES = re.compile(r"/t/[^/]+/v1/(?:models|embeddings|chat/completions)")
 _OPENAI_TYPES: Mapping[type[FathomError], str] = {
     Unauthenticated: "authentication_error",
     Forbidden: "permission_error",

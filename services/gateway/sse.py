@@ -26,6 +26,14 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
 
 
+Write = Callable[[StreamEvent], bytes]
+
+
+def named(found: StreamEvent) -> bytes:
+    """An event under its own name: how our own routes stream."""
+    return event(found.name, found.data)
+
+
 class Relay:
     """Runs a stream of events to its end in one task, whoever reads them and however slowly.
 
@@ -44,7 +52,9 @@ class Relay:
             raise found
         return found
 
-    async def frames(self, failed: Callable[[Exception], bytes], ping_s: float = PING_S) -> AsyncIterator[bytes]:
+    async def frames(
+        self, failed: Callable[[Exception], bytes], ping_s: float = PING_S, write: Write = named
+    ) -> AsyncIterator[bytes]:
         """The further events as bytes, `PING` whenever `ping_s` pass without one; `failed` writes an error."""
         while True:
             try:
@@ -58,7 +68,7 @@ class Relay:
             if isinstance(found, Exception):
                 yield failed(found)
                 return
-            yield event(found.name, found.data)
+            yield write(found)
 
     def close(self) -> None:
         """Nobody reads any more: stop the stream and free what it holds."""
@@ -79,9 +89,15 @@ class EventStream(StreamingResponse):
     """A relay's events as an answer. A client that leaves, or takes nothing for `stall_s`, ends the relay."""
 
     def __init__(
-        self, first: StreamEvent, relay: Relay, failed: Callable[[Exception], bytes], stall_s: float = STALL_S
+        self,
+        first: StreamEvent,
+        relay: Relay,
+        failed: Callable[[Exception], bytes],
+        stall_s: float = STALL_S,
+        write: Write = named,
     ) -> None:
-        super().__init__(_after(first, relay.frames(failed)), media_type="text/event-stream", headers=HEADERS)
+        frames = _after(write(first), relay.frames(failed, write=write))
+        super().__init__(frames, media_type="text/event-stream", headers=HEADERS)
         self._relay = relay
         self._stall_s = stall_s
 
@@ -100,7 +116,7 @@ class EventStream(StreamingResponse):
             self._relay.close()
 
 
-async def _after(first: StreamEvent, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield event(first.name, first.data)
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
     async for frame in rest:
         yield frame

@@ -1,4 +1,5 @@
-"""Shapes of other vendors' APIs that their own clients send and read: OpenAI's embeddings, Cohere's and Jina's rerank.
+"""Shapes of other vendors' APIs that their own clients send and read: OpenAI's chat and embeddings, Cohere's and
+Jina's rerank.
 
 Fields we do not know are ignored, as those clients expect.
 """
@@ -9,9 +10,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from services.gateway.bodies import QUERY_CHARS, Sized
-from services.gateway.replies import Reply
+from services.gateway.bodies import QUERY_CHARS, TOP_K, Collection, FilterField, Short, Sized
+from services.gateway.replies import Answer, Reply
 from services.settings import MIB
+from tenants.config import SharedName
+
+CHAT_CHARS = 131_072  # of one message; a long history is read, only its last questions are searched for
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
 class EmbeddingsBody(Sized):
@@ -51,6 +57,139 @@ class RerankBody(Sized):
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "fathom"
     top_n: int | None = Field(default=None, ge=1)
     return_documents: bool = False
+
+
+class TextPart(BaseModel):
+    """A part of a message; others than text are refused."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["text"]
+    text: Annotated[str, StringConstraints(max_length=CHAT_CHARS)]
+
+
+class ChatMessage(BaseModel):
+    """One turn. `content` may be null where an assistant's turn only called tools."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: (
+        Annotated[str, StringConstraints(max_length=CHAT_CHARS)]
+        | Annotated[list[TextPart], Field(max_length=64)]
+        | None
+    ) = None
+
+    @property
+    def text(self) -> str:
+        """Its parts, one below the other."""
+        if self.content is None or isinstance(self.content, str):
+            return self.content or ""
+        return "\n".join(part.text for part in self.content)
+
+
+class StreamOptions(BaseModel):
+    """Whether a last chunk tells the usage."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    """Only plain text is written."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    type: Literal["text"] = "text"
+
+
+class ChatBody(Sized):
+    """`POST …/chat/completions`, OpenAI's shape, with the search fields of `POST …/query` beside it.
+
+    Fields we do not know are ignored as OpenAI's own clients expect.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+    max_bytes: ClassVar[int] = 4 * MIB
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1_000)]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "fathom"
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = Field(default=None, ge=1, le=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=32_768)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    response_format: ResponseFormat | None = None
+    user: Short | None = None
+    top_k: int = Field(default=10, ge=1, le=TOP_K)
+    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
+    rerank: Literal["auto", "always", "never"] = "auto"
+    depth: int | None = Field(default=None, ge=0, le=1_000)
+    filter: FilterField | None = None
+    collections: Annotated[list[Collection | SharedName], Field(min_length=1, max_length=100)] | None = None
+    session: Short | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop sequences."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class UrlCitation(Reply):
+    """Half-open characters of `content`; `url` is the document's own, else its address here."""
+
+    start_index: int
+    end_index: int
+    title: str
+    url: str
+
+
+class Annotation(Reply):
+    """OpenAI's annotation of a message."""
+
+    type: Literal["url_citation"]
+    url_citation: UrlCitation
+
+
+class AssistantMessage(Reply):
+    """`fathom` is the whole answer as `POST …/query` gives it."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    annotations: list[Annotation]
+    fathom: Answer
+
+
+class Choice(Reply):
+    """The one choice."""
+
+    index: Literal[0]
+    message: AssistantMessage
+    finish_reason: Literal["stop"]
+    logprobs: None
+
+
+class ChatUsage(Reply):
+    """Tokens that a generator read and wrote; 0 for extractive answers."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatReply(Reply):
+    """OpenAI's `chat.completion`; with `stream`, `chat.completion.chunk`s and at last `[DONE]`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: ChatUsage
 
 
 class Model(Reply):

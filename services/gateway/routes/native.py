@@ -40,7 +40,7 @@ async def search(request: Request, access: Asker, group_by: Grouping = None) -> 
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
         result = search_json(await query.search(question, scope, platform.steps, access.caller))
-    _observe(platform, scope, result)
+    observe(platform, scope, result)
     return reply(result)
 
 
@@ -60,7 +60,7 @@ async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Res
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
         result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
-    _observe(platform, scope, result)
+    observe(platform, scope, result)
     return reply(result)
 
 
@@ -124,11 +124,12 @@ async def _events(question: Question, platform: Platform, access: Access) -> Asy
         scope = await platform.catalogue.pinned(access.scope)
         async for event in query.stream(question, scope, platform.steps, access.caller):
             if event.name == "answer":
-                _observe(platform, scope, event.data)
+                observe(platform, scope, event.data)
             yield event
 
 
-def _observe(platform: Platform, scope: TenantScope, result: Any) -> None:
+def observe(platform: Platform, scope: TenantScope, result: Any) -> None:
+    """Stage times and the reranker's decision into the metrics."""
     for stage, spent_ms in result["timings_ms"].items():
         platform.metrics.stage(scope.tenant, stage, spent_ms / 1000)
     platform.metrics.reranked(scope.tenant, result["rerank"]["decision"])

@@ -22,6 +22,7 @@ router = APIRouter(prefix="/t/{tenant}/v1", tags=["openai"])
 
 Asker = Annotated[Access, Depends(may("query"))]
 FATHOM = "fathom"
+CHAT_MODELS = (FATHOM, "extractive")  # what answers; embedders are named by their references
 MAX_CHARS = 131_072  # of all texts of a request: about 8 s of one core with the built-in embedder
 PART_CHARS = 8_192
 CHARS_OF_A_QUESTION = 512  # texts of so many characters cost the platform about what one question does
@@ -32,7 +33,7 @@ async def list_models(request: Request, access: Asker) -> Response:
     """What `model` may name on the OpenAI routes of this tenant."""
     counted(platform_of(request), access, request)
     since = int(access.tenant.created_at.timestamp())
-    names = dict.fromkeys((FATHOM, access.scope.config.embedder))
+    names = dict.fromkeys((*CHAT_MODELS, access.scope.config.embedder))
     data = [{"id": name, "object": "model", "created": since, "owned_by": FATHOM} for name in names]
     return reply({"object": "list", "data": data})
 

@@ -1,0 +1,147 @@
+"""Our answers in the shape of OpenAI's chat completions: message, annotations, chunks, stop sequences. Pure.
+
+Citations are `url_citation` annotations over the characters of `content`; the whole `Answer` is `message.fathom`,
+in a stream `delta.fathom` of the last chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from services.result import StreamEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What all parts of one answer have in common. `created` in Unix seconds; `base` the tenant's base path."""
+
+    model: str
+    created: int
+    base: str
+    stop: tuple[str, ...] = ()
+    usage: bool = False
+
+    def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """`chat.completion`."""
+        content = before(answer["answer"], self.stop)
+        message = {
+            "role": "assistant",
+            "content": content,
+            "refusal": None,
+            "annotations": [self.annotation(one) for one in answer["citations"] if one["answer_end"] <= len(content)],
+            "fathom": answer,
+        }
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        return self._head(answer["query_id"], "chat.completion") | {
+            "choices": [choice],
+            "usage": usage_of(answer),
+        }
+
+    def chunk(self, query_id: str, delta: Mapping[str, Any], finish: str | None = None) -> dict[str, Any]:
+        """`chat.completion.chunk`."""
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        counted = {"usage": None} if self.usage else {}
+        return self._head(query_id, "chat.completion.chunk") | {"choices": [choice]} | counted
+
+    def counted(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """The chunk that `stream_options.include_usage` asks for: no choices, the usage."""
+        return self._head(answer["query_id"], "chat.completion.chunk") | {"choices": [], "usage": usage_of(answer)}
+
+    def annotation(self, citation: Mapping[str, Any]) -> dict[str, Any]:
+        """`url` is the document's own, else its address here."""
+        own = f"{self.base}/documents/{quote(citation['document_id'], safe='/')}"
+        return {
+            "type": "url_citation",
+            "url_citation": {
+                "start_index": citation["answer_start"],
+                "end_index": citation["answer_end"],
+                "title": citation["title"],
+                "url": citation["url"] or own,
+            },
+        }
+
+    def _head(self, query_id: str, kind: str) -> dict[str, Any]:
+        return {"id": f"chatcmpl-{query_id}", "object": kind, "created": self.created, "model": self.model}
+
+
+@dataclass
+class ChunkWriter:
+    """The line's events, one after another, as chunks; nothing after a stop sequence but the end."""
+
+    completion: Completion
+    query_id: str = ""
+    _stop: StopFilter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stop = StopFilter(self.completion.stop)
+
+    def write(self, event: StreamEvent) -> Iterator[dict[str, Any]]:
+        """The chunks of one event."""
+        if event.name == "evidence":
+            self.query_id = event.data["query_id"]
+            yield self._delta(role="assistant", content="", refusal=None)
+        elif event.name == "token":
+            if text := self._stop.feed(event.data["text"]):
+                yield self._delta(content=text)
+        elif event.name == "citation":
+            if event.data["answer_end"] <= self._stop.seen:
+                yield self._delta(annotations=[self.completion.annotation(event.data)])
+        else:
+            if text := self._stop.rest():
+                yield self._delta(content=text)
+            yield self.completion.chunk(self.query_id, {"fathom": event.data}, "stop")
+            if self.completion.usage:
+                yield self.completion.counted(event.data)
+
+    def _delta(self, **delta: Any) -> dict[str, Any]:
+        return self.completion.chunk(self.query_id, delta)
+
+
+class StopFilter:
+    """Lets text through up to the first stop sequence; holds back what could be the beginning of one."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        self._ended = False
+        self.seen = 0  # characters of the answer that are let through or held
+
+    def feed(self, text: str) -> str:
+        """What may be shown now."""
+        if self._ended:
+            return ""
+        self._held += text
+        kept = before(self._held, self._stop)
+        if len(kept) < len(self._held):
+            self._ended = True
+            self.seen += len(text) - (len(self._held) - len(kept))
+            self._held = ""
+            return kept
+        self.seen += len(text)
+        waiting = max((_overlap(self._held, one) for one in self._stop), default=0)
+        shown, self._held = self._held[: len(self._held) - waiting], self._held[len(self._held) - waiting :]
+        return shown
+
+    def rest(self) -> str:
+        """What was held back and turned out to be none."""
+        held, self._held = self._held, ""
+        return held
+
+
+def before(text: str, stop: Sequence[str]) -> str:
+    """`text` up to the first stop sequence."""
+    return text[: min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))]
+
+
+def usage_of(answer: Mapping[str, Any]) -> dict[str, int]:
+    """OpenAI's three counts."""
+    usage = answer["usage"]
+    return {**usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"]}
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

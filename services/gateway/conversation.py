@@ -1,0 +1,50 @@
+"""A conversation as one question: the last thing the user said, with what it leans on. Pure.
+
+Retrieval needs a question that stands by itself. Words alone decide here: a turn that points back (a pronoun, "and",
+"what about", a bare "why?") gets the user's turn before it put in front. What the assistant said is never searched
+for, so that an answer cannot feed itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
+BACK = 3  # turns of the user that may be put in front, while each of them points back as well
+LONG = 20  # words from which a turn stands by itself
+
+_POINTS_BACK = re.compile(
+    r"^\s*(?:and|but|so|then|also|why|how so|how come|what about|how about|which one|who else|what else|more|else)\b"
+    r"|\b(?:it|its|they|them|their|theirs|this|that|these|those|he|she|him|her|his|hers|there|the same|the former"
+    r"|the latter|the (?:first|second|last) one)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message."""
+
+    role: Role
+    text: str
+
+
+def standalone(turns: Sequence[Turn], chars: int) -> str:
+    """The question to retrieve for, at most `chars` characters, the newest kept; "" when the user said nothing."""
+    said = [turn.text.strip() for turn in turns if turn.role == "user" and turn.text.strip()]
+    if not said:
+        return ""
+    parts = [said[-1]]
+    for earlier in reversed(said[-1 - BACK : -1]):
+        if not points_back(parts[0]) or len(earlier) + 1 + sum(map(len, parts)) + len(parts) > chars:
+            break
+        parts.insert(0, earlier)
+    return "\n".join(parts)
+
+
+def points_back(text: str) -> bool:
+    """Whether a turn needs the one before it to be understood."""
+    return len(text.split()) < LONG and _POINTS_BACK.search(text) is not None

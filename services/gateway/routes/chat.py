@@ -1,0 +1,128 @@
+"""OpenAI's chat completions over the line: any OpenAI client asks the tenant's documents."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from services import deadline, query
+from services.contracts import Question
+from services.gateway import bodies, sse, vendors
+from services.gateway.admission import admitted, counted
+from services.gateway.auth import Access, may, platform_of
+from services.gateway.chat import ChunkWriter, Completion
+from services.gateway.conversation import Turn, standalone
+from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
+from services.gateway.ports import Platform
+from services.gateway.problems import openai_problem, translate
+from services.gateway.routes.native import observe
+from services.gateway.routes.openai import CHAT_MODELS, FATHOM
+from services.gateway.vendors import ChatBody
+from services.result import StreamEvent, answer_json
+from tenants.errors import IntegrityError, InvalidInput, NotFound
+
+router = APIRouter(prefix="/t/{tenant}/v1", tags=["openai"])
+
+Asker = Annotated[Access, Depends(may("query"))]
+_DONE = StreamEvent("done")
+_STREAM: dict[str, Any] = {"text/event-stream": {}}
+_RESPONSES = answers(vendors.ChatReply, errors=TENANT_ERRORS, openai=True)
+
+
+@router.post(
+    "/chat/completions",
+    responses=_RESPONSES | {200: {"model": vendors.ChatReply, "content": _STREAM, "description": "Success"}},
+    openapi_extra=accepts(ChatBody),
+)
+async def chat(request: Request, access: Asker) -> Response:
+    """Answer the last question of a conversation from the tenant's documents; `stream` sends OpenAI's chunks."""
+    platform = platform_of(request)
+    counted(platform, access, request)
+    body = await bodies.read_body(request, ChatBody)
+    question = to_question(body, platform)
+    completion = Completion(
+        model=body.model,
+        created=int(time.time()),
+        base=request.url.path.removesuffix("/chat/completions"),
+        stop=body.stops,
+        usage=body.stream_options is not None and body.stream_options.include_usage,
+    )
+    if body.stream:
+        return await _stream(question, completion, platform, access)
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
+    observe(platform, scope, result)
+    return reply(completion.whole(result))
+
+
+def to_question(body: ChatBody, platform: Platform) -> Question:
+    """The conversation as one validated question; errors name the chat's own fields."""
+    if body.model not in CHAT_MODELS:
+        raise NotFound(f"there is no chat model of that name; the models are {', '.join(CHAT_MODELS)}")
+    text = standalone([Turn(each.role, each.text) for each in body.messages], platform.settings.limits.query_chars)
+    if not text:
+        raise InvalidInput.field("/messages", "no user message has text; send a question with the role `user`")
+    if len(text) > platform.settings.limits.query_chars:
+        raise InvalidInput.field(
+            "/messages",
+            f"the last user message has {len(text)} characters, {platform.settings.limits.query_chars} are allowed",
+        )
+    asked = bodies.QueryBody(
+        query=text,
+        top_k=body.top_k,
+        mode=body.mode,
+        rerank=body.rerank,
+        depth=body.depth,
+        filter=body.filter,
+        collections=body.collections,
+        session=body.session,
+        user=body.user,
+        generator=None if body.model == FATHOM else "extractive",
+        max_tokens=body.max_completion_tokens or body.max_tokens,
+    )
+    return bodies.to_question(asked, platform.settings.limits)
+
+
+async def _stream(question: Question, completion: Completion, platform: Platform, access: Access) -> Response:
+    """What fails before the first chunk is an ordinary error with its status."""
+    relay = sse.Relay(_chunks(question, completion, platform, access))
+    try:
+        first = await relay.first()
+    except BaseException:
+        relay.close()
+        raise
+    if first is None:
+        raise IntegrityError("the answer ended before it began; report this with the request id")
+
+    def failed(error: Exception) -> bytes:
+        return _data(openai_problem(translate(error), access.request_id))
+
+    return sse.EventStream(first, relay, failed, write=_written)
+
+
+async def _chunks(
+    question: Question, completion: Completion, platform: Platform, access: Access
+) -> AsyncGenerator[StreamEvent]:
+    writer = ChunkWriter(completion)
+    async with admitted(platform, access), deadline.enforced():
+        scope = await platform.catalogue.pinned(access.scope)
+        async for event in query.stream(question, scope, platform.steps, access.caller):
+            if event.name == "answer":
+                observe(platform, scope, event.data)
+            for chunk in writer.write(event):
+                yield StreamEvent("chunk", chunk)
+    yield _DONE
+
+
+def _written(event: StreamEvent) -> bytes:
+    return b"data: [DONE]\n\n" if event is _DONE else _data(event.data)
+
+
+def _data(body: Any) -> bytes:
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
