@@ -48,8 +48,8 @@ ABSTENTION = {
 }
 ABSTAIN_BELOW = 0.0770  # passed by 99% of the answerable training questions
 
-# Of questions that were reranked: `benchmarks/abstention.py` of 2026-11-26 on 600 training questions and their twins, with
-# the pooled calibration of the cross-encoders that ship; it prints both.
+# Of questions that were reranked: `benchmarks/abstention.py` of 2026-11-26 on 600 training questions and their twins,
+# with the pooled calibration of the cross-encoders that ship; it prints both.
 RERANKED = {
     "bias": -2.647,
     "best": 0.4459,
