@@ -29,7 +29,7 @@ async def test_every_candidate_has_a_line_that_says_why() -> None:
     assert len(lines) == 1 + len(PASSAGES)
     assert "shown; " in lines[1]
     assert "first stage" in lines[1]
-    assert any("skipped_confident p 0." in line for line in lines)
+    assert any("skipped_confident opinion 0." in line for line in lines)
     whole = decision_lines(body, explain=True)
     assert set(lines[1:]) <= set(whole)
     assert "candidates" in whole[0]
