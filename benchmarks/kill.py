@@ -264,7 +264,7 @@ def _kill(process: subprocess.Popen[bytes], bench: Bench, kind: str) -> str:
 
 def _victim(folder: Path, kind: str) -> int | None:
     """A process that works on a stage of ours now: Ray names it after its task, a writer leaves a note."""
-    writing = {path.name.removeprefix(WRITING) for path in folder.glob(f"{WRITING}*")}
+    writing = {path.name.removeprefix(WRITING).split("-")[0] for path in folder.glob(f"{WRITING}*")}
     for entry in Path("/proc").iterdir():
         try:
             title = (entry / "cmdline").read_bytes()
@@ -329,12 +329,12 @@ def _note_shards() -> None:
         return embedded
 
     def noted_write(parcel: stages.Parcel, context: stages.LineContext) -> Receipt:
-        note = Path(os.environ[LOG]).with_name(f"{WRITING}{os.getpid()}")
+        note = Path(os.environ[LOG]).with_name(f"{WRITING}{os.getpid()}-{parcel.shard}")
         note.touch()
         try:
             return write(parcel, context)
         finally:
-            note.unlink()
+            note.unlink(missing_ok=True)
 
     stages.embed_parcel, stages.write_parcel = noted, noted_write
 

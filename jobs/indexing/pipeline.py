@@ -1,10 +1,10 @@
 """THE INDEX LINE as one Ray Data chain, and the way into a job.
 
 Streaming: a shard is parsed while the one before it is embedded; Ray Data holds stages back when the store of
-objects fills. An encoder writes what it has embedded while it embeds the next shard: no embedded shard ever waits in
-a queue, so that a killed job has at most one per encoder to embed again, and vectors never cross the store of
-objects. Only receipts reach the driver. A job of few documents runs in the driver itself, for starting workers would
-take longer than the work; it is the same stages either way.
+objects fills. An encoder writes what it has embedded while it embeds the next shard: no embedded shard waits in a
+queue, so that a killed job has one per encoder to embed again, at most two where the storage is slow, and vectors
+never cross the store of objects. Only receipts reach the driver. A job of few documents runs in the driver itself,
+for starting workers would take longer than the work; it is the same stages either way.
 """
 
 from __future__ import annotations

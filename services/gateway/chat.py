@@ -16,7 +16,9 @@ from services.result import StreamEvent
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What all parts of one answer have in common. `created` in Unix seconds; `base` the tenant's base path."""
+    """What all parts of one answer have in common. `created` in Unix seconds; `base` the
+    tenant's base address, "" when a document's address could be another one's.
+    """
 
     model: str
     created: int
@@ -31,7 +33,7 @@ class Completion:
             "role": "assistant",
             "content": content,
             "refusal": None,
-            "annotations": [self.annotation(one) for one in answer["citations"] if one["answer_end"] <= len(content)],
+            "annotations": self.annotations(answer, len(content)),
             "fathom": answer,
         }
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
@@ -50,9 +52,15 @@ class Completion:
         """The chunk that `stream_options.include_usage` asks for: no choices, the usage."""
         return self._head(answer["query_id"], "chat.completion.chunk") | {"choices": [], "usage": usage_of(answer)}
 
-    def annotation(self, citation: Mapping[str, Any]) -> dict[str, Any]:
-        """`url` is the document's own, else its address here."""
-        own = f"{self.base}/documents/{quote(citation['document_id'], safe='/')}"
+    def annotations(self, answer: Mapping[str, Any], shown: int) -> list[dict[str, Any]]:
+        """Of the citations within the first `shown` characters; an index each, which OpenAI's accumulator asks for."""
+        cited = [one for one in answer["citations"] if one["answer_end"] <= shown]
+        return [self._annotation(one) | {"index": n} for n, one in enumerate(cited)]
+
+    def _annotation(self, citation: Mapping[str, Any]) -> dict[str, Any]:
+        """`url` is the document's own, else its address here, else the chunk's name."""
+        here = f"{self.base}/documents/{quote(citation['document_id'], safe='/')}"
+        own = here if self.base else f"urn:fathom:chunk:{citation['chunk_id']}"
         return {
             "type": "url_citation",
             "url_citation": {
@@ -87,11 +95,12 @@ class ChunkWriter:
             if text := self._stop.feed(event.data["text"]):
                 yield self._delta(content=text)
         elif event.name == "citation":
-            if event.data["answer_end"] <= self._stop.seen:
-                yield self._delta(annotations=[self.completion.annotation(event.data)])
+            return  # all annotations come at the end: only then is it known what a stop sequence cuts
         else:
             if text := self._stop.rest():
                 yield self._delta(content=text)
+            if notes := self.completion.annotations(event.data, self._stop.shown):
+                yield self._delta(annotations=notes)
             yield self.completion.chunk(self.query_id, {"fathom": event.data}, "stop")
             if self.completion.usage:
                 yield self.completion.counted(event.data)
@@ -107,28 +116,28 @@ class StopFilter:
         self._stop = tuple(stop)
         self._held = ""
         self._ended = False
-        self.seen = 0  # characters of the answer that are let through or held
+        self.shown = 0  # characters that were let through
 
     def feed(self, text: str) -> str:
         """What may be shown now."""
         if self._ended:
             return ""
         self._held += text
-        kept = before(self._held, self._stop)
-        if len(kept) < len(self._held):
+        kept = len(before(self._held, self._stop))
+        open_ = len(self._held) - max((_overlap(self._held, one) for one in self._stop), default=0)
+        if kept < len(self._held) and kept <= open_:
             self._ended = True
-            self.seen += len(text) - (len(self._held) - len(kept))
-            self._held = ""
-            return kept
-        self.seen += len(text)
-        waiting = max((_overlap(self._held, one) for one in self._stop), default=0)
-        shown, self._held = self._held[: len(self._held) - waiting], self._held[len(self._held) - waiting :]
-        return shown
+            return self._let(kept, keep=False)
+        return self._let(open_)
 
     def rest(self) -> str:
-        """What was held back and turned out to be none."""
-        held, self._held = self._held, ""
-        return held
+        """What was held back and turned out to be no beginning."""
+        return self._let(len(before(self._held, self._stop)), keep=False)
+
+    def _let(self, size: int, *, keep: bool = True) -> str:
+        text, self._held = self._held[:size], self._held[size:] if keep else ""
+        self.shown += len(text)
+        return text
 
 
 def before(text: str, stop: Sequence[str]) -> str:

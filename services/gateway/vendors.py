@@ -15,7 +15,7 @@ from services.gateway.replies import Answer, Reply
 from services.settings import MIB
 from tenants.config import SharedName
 
-CHAT_CHARS = 131_072  # of one message; a long history is read, only its last questions are searched for
+MAX_TOKENS = 32_768
 
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
@@ -59,13 +59,13 @@ class RerankBody(Sized):
     return_documents: bool = False
 
 
-class TextPart(BaseModel):
-    """A part of a message; others than text are refused."""
+class Part(BaseModel):
+    """A part of a message; only text is read, an image or a refusal says nothing to search for."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    type: Literal["text"]
-    text: Annotated[str, StringConstraints(max_length=CHAT_CHARS)]
+    type: str
+    text: str | None = None
 
 
 class ChatMessage(BaseModel):
@@ -74,18 +74,14 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: (
-        Annotated[str, StringConstraints(max_length=CHAT_CHARS)]
-        | Annotated[list[TextPart], Field(max_length=64)]
-        | None
-    ) = None
+    content: str | list[Part] | None = None
 
     @property
     def text(self) -> str:
         """Its parts, one below the other."""
         if self.content is None or isinstance(self.content, str):
             return self.content or ""
-        return "\n".join(part.text for part in self.content)
+        return "\n".join(part.text for part in self.content if part.type == "text" and part.text)
 
 
 class StreamOptions(BaseModel):
@@ -93,7 +89,7 @@ class StreamOptions(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ResponseFormat(BaseModel):
@@ -115,22 +111,28 @@ class ChatBody(Sized):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1_000)]
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] = "fathom"
-    stream: bool = False
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=None, ge=1, le=1)
-    max_tokens: int | None = Field(default=None, ge=1, le=32_768)
-    max_completion_tokens: int | None = Field(default=None, ge=1, le=32_768)
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     response_format: ResponseFormat | None = None
-    user: Short | None = None
-    top_k: int = Field(default=10, ge=1, le=TOP_K)
-    mode: Literal["hybrid", "dense", "sparse"] = "hybrid"
-    rerank: Literal["auto", "always", "never"] = "auto"
+    user: str | None = None
+    top_k: int | None = Field(default=None, ge=1, le=TOP_K)
+    mode: Literal["hybrid", "dense", "sparse"] | None = None
+    rerank: Literal["auto", "always", "never"] | None = None
     depth: int | None = Field(default=None, ge=0, le=1_000)
     filter: FilterField | None = None
     collections: Annotated[list[Collection | SharedName], Field(min_length=1, max_length=100)] | None = None
     session: Short | None = None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The newer name before the older; more than any answer has is as good as no limit."""
+        wanted = self.max_completion_tokens or self.max_tokens
+        return None if wanted is None else min(wanted, MAX_TOKENS)
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def fit_calibration(
         pairs=len(z),
         positives=int((y > 0).sum()),
         misfit=max(0.0, float(spared)),
-        base=_log_odds_of(float(np.average(y, weights=w)), float(w.sum())),
+        base=_base(y, w, known.base),
     )
 
 
@@ -158,9 +158,11 @@ def log_loss(probability: Float64, labels: Float64, weights: Float64) -> float:
     return float(np.average(-labels * np.log(p) - (1 - labels) * np.log1p(-p), weights=weights))
 
 
-def _log_odds_of(share: float, pairs: float) -> float:
-    """Of a share among so many pairs, half a pair on either side: never infinite."""
-    return math.log((share * pairs + 0.5) / ((1.0 - share) * pairs + 0.5))
+def _base(labels: Float64, weights: Float64, prior: float) -> float:
+    """Log-odds of the share of relevant ones, drawn to the prior's by PRIOR_PAIRS more pairs of its share."""
+    relevant = float(weights @ labels) + PRIOR_PAIRS * 1.0 / (1.0 + math.exp(-prior))
+    irrelevant = float(weights.sum()) + PRIOR_PAIRS - relevant
+    return math.log(relevant / irrelevant)
 
 
 def _design(z: Float64) -> Float64:

@@ -12,7 +12,7 @@ from services.reranking.facts import Facts, Limits, Role
 from services.reranking.policy import Verdict
 from services.reranking.profile import Profile
 
-POLICY = "greedy-voc-1"  # names the rule: another one gets another name
+POLICY = "greedy-voc-2"  # names the rule: another one gets another name
 
 
 @dataclass(frozen=True, slots=True)

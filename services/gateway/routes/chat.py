@@ -29,6 +29,7 @@ from tenants.errors import IntegrityError, InvalidInput, NotFound
 router = APIRouter(prefix="/t/{tenant}/v1", tags=["openai"])
 
 Asker = Annotated[Access, Depends(may("query"))]
+USER_CHARS = 256  # a longer name of the user is cut: OpenAI's own clients may send one
 _DONE = StreamEvent("done")
 _STREAM: dict[str, Any] = {"text/event-stream": {}}
 _RESPONSES = answers(vendors.ChatReply, errors=TENANT_ERRORS, openai=True)
@@ -48,9 +49,12 @@ async def chat(request: Request, access: Asker) -> Response:
     completion = Completion(
         model=body.model,
         created=int(time.time()),
-        base=request.url.path.removesuffix("/chat/completions"),
+        # A shared collection's document has no address under this tenant, and its id may be another one's here.
+        base=""
+        if access.scope.config.shared_collections
+        else str(request.url.replace(query="")).rsplit("/chat/", 1)[0],
         stop=body.stops,
-        usage=body.stream_options is not None and body.stream_options.include_usage,
+        usage=body.stream_options is not None and bool(body.stream_options.include_usage),
     )
     if body.stream:
         return await _stream(question, completion, platform, access)
@@ -65,26 +69,20 @@ def to_question(body: ChatBody, platform: Platform) -> Question:
     """The conversation as one validated question; errors name the chat's own fields."""
     if body.model not in CHAT_MODELS:
         raise NotFound(f"there is no chat model of that name; the models are {', '.join(CHAT_MODELS)}")
-    text = standalone([Turn(each.role, each.text) for each in body.messages], platform.settings.limits.query_chars)
+    limit = min(platform.settings.limits.query_chars, bodies.QUERY_CHARS)
+    text = standalone([Turn(each.role, each.text) for each in body.messages], limit)
     if not text:
         raise InvalidInput.field("/messages", "no user message has text; send a question with the role `user`")
-    if len(text) > platform.settings.limits.query_chars:
-        raise InvalidInput.field(
-            "/messages",
-            f"the last user message has {len(text)} characters, {platform.settings.limits.query_chars} are allowed",
-        )
+    if len(text) > limit:
+        raise InvalidInput.field("/messages", f"the last question has {len(text)} characters, {limit} are allowed")
+    fields = ("top_k", "mode", "rerank", "depth", "filter", "collections", "session")
+    given = {name: value for name in fields if (value := getattr(body, name)) is not None}
     asked = bodies.QueryBody(
         query=text,
-        top_k=body.top_k,
-        mode=body.mode,
-        rerank=body.rerank,
-        depth=body.depth,
-        filter=body.filter,
-        collections=body.collections,
-        session=body.session,
-        user=body.user,
+        user=body.user[:USER_CHARS] if body.user else None,
         generator=None if body.model == FATHOM else "extractive",
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=body.most_tokens,
+        **given,
     )
     return bodies.to_question(asked, platform.settings.limits)
 

@@ -34,6 +34,9 @@ def turns(*texts: str) -> list[Turn]:
         (("Tell me of Rome.", "When was it founded?"), "Tell me of Rome.\nWhen was it founded?"),
         (("About Rome.", "When was it founded?", "And who?"), "About Rome.\nWhen was it founded?\nAnd who?"),
         (("Is Rome old?", "Tell me of Paris.", "Why is it large?"), "Tell me of Paris.\nWhy is it large?"),
+        (("Tell me of Rome.", "Is it true that TLS is required?"), "Is it true that TLS is required?"),
+        (("Tell me of Rome.", "Is there a limit on that query text?"), "Is there a limit on that query text?"),
+        (("Tell me of Rome.", "Why?"), "Tell me of Rome.\nWhy?"),
         (("", "   "), ""),
     ],
 )  # fmt: skip
@@ -52,7 +55,7 @@ def test_stop_sequences_cut_a_stream_where_they_cut_the_whole(parts: list[str], 
     shown = StopFilter(stop)
     text = "".join([*(shown.feed(part) for part in parts), shown.rest()])
     assert text == before("".join(parts), stop)
-    assert shown.seen == len(text)
+    assert shown.shown == len(text)
 
 
 async def test_an_answer_in_openais_shape_with_annotations_over_its_characters(world) -> None:
@@ -69,7 +72,7 @@ async def test_an_answer_in_openais_shape_with_annotations_over_its_characters(w
     for note, citation in zip(message["annotations"], whole["citations"], strict=True):
         cited = note["url_citation"]
         assert citation["quote"] in message["content"][cited["start_index"] : cited["end_index"]]
-        assert cited["url"] == f"/t/acme/v1/documents/{citation['document_id']}"
+        assert cited["url"] == f"http://gateway/t/acme/v1/documents/{citation['document_id']}"
         assert (await world.client.get(cited["url"], headers=key)).status_code == 200
     record = await world.client.get(f"/t/acme/v1/queries/{whole['query_id']}", headers=key)
     assert record.status_code == 200
@@ -93,7 +96,7 @@ async def test_stop_cuts_the_text_and_its_annotations(world) -> None:
         ({"messages": [{"role": "user", "content": "  "}]}, 422, "messages"),
         ({"messages": [{"role": "user", "content": "a" * 9_000}]}, 422, "messages"),
         ({"messages": [{"role": "robot", "content": "a"}]}, 422, "messages/0/role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, None),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 422, "messages"),
         ({"n": 2}, 422, "n"),
         ({"temperature": 3}, 422, "temperature"),
         ({"response_format": {"type": "json_object"}}, 422, "response_format/type"),
@@ -108,6 +111,34 @@ async def test_what_cannot_be_is_refused_in_openais_shape(world, change: dict[st
     error = answer.json()["error"]
     assert error["message"]
     assert param is None or error["param"] == param
+
+
+async def test_what_openais_clients_may_send_is_taken(world) -> None:
+    key = world.tenant("acme")
+    await world.put("acme", key, rome=ROME)
+    said = [
+        {"role": "system", "content": "a" * 200_000},
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "Hm."}],
+        },
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        ASKED["messages"][0],
+    ]
+    nulls = dict.fromkeys(("stream", "stream_options", "n", "stop", "top_k", "mode", "rerank", "filter", "user"))
+    for change in (nulls, {"max_tokens": 128_000, "user": "u" * 300, "stream_options": {"include_usage": None}}):
+        answer = await world.client.post(CHAT, json=ASKED | {"messages": said} | change, headers=key)
+        assert answer.status_code == 200, answer.text
+        assert "Rome is the capital" in answer.json()["choices"][0]["message"]["content"]
+
+
+async def test_openais_helper_puts_a_stream_together(client, world) -> None:
+    async with client.chat.completions.stream(**ASKED) as stream:
+        async for _ in stream:
+            pass
+        whole = await stream.get_final_completion()
+    assert "Rome is the capital of Italy" in whole.choices[0].message.content
+    assert len(whole.choices[0].message.fathom["citations"]) == len(whole.choices[0].message.annotations) >= 1
 
 
 async def test_another_tenants_key_finds_nothing(world) -> None:
@@ -154,7 +185,7 @@ async def test_openais_client_reads_a_completion(client) -> None:
     message = found.choices[0].message
     assert "Rome is the capital of Italy" in message.content
     assert message.annotations[0].type == "url_citation"
-    assert message.annotations[0].url_citation.url == "/t/acme/v1/documents/rome"
+    assert message.annotations[0].url_citation.url == "http://gateway/t/acme/v1/documents/rome"
     assert message.fathom["grounded"] == "full"
     assert found.usage.total_tokens == 0
 

@@ -40,11 +40,13 @@ def test_the_opinion_is_the_probability_at_even_odds():
     logits, labels = pairs(20_000, bias=-4.0)
     fitted = fit_calibration(logits, labels)
     share = labels.mean()
-    assert fitted.base == pytest.approx(np.log(share / (1 - share)), abs=1e-3)
+    assert fitted.base == pytest.approx(np.log(share / (1 - share)), abs=0.03)
     odds = fitted.probability([1.0])[0] / (1 - fitted.probability([1.0])[0])
     balanced = odds * (1 - share) / share
-    assert fitted.opinion([1.0])[0] == pytest.approx(balanced / (1 + balanced), rel=1e-3)
+    assert fitted.opinion([1.0])[0] == pytest.approx(balanced / (1 + balanced), rel=0.02)
     assert Calibration().opinion(logits).tobytes() == Calibration().probability(logits).tobytes()
+    one = fit_calibration([0.0], [1.0], prior=fitted)
+    assert one.opinion([5.0])[0] == pytest.approx(fitted.opinion([5.0])[0], abs=0.15), "one label moves little"
     assert np.isfinite(fit_calibration([0.0, 1.0], [1.0, 1.0]).base), "labels of one kind leave the base finite"
 
 
