@@ -115,9 +115,8 @@ def full_order(one: Logged, calibration: Calibration, blend: float) -> npt.NDArr
 def final_score(one: Logged, calibration: Calibration, blend: float) -> Float64:
     """(n,) β·opinion + (1 − β)·fused."""
     opinion = calibration.opinion(one.logits["large"]).astype(np.float64)
-    score: Float64 = blend * np.where(np.isnan(opinion), 0.0, opinion) + (1 - blend) * one.facts.fused.astype(
-        np.float64
-    )
+    fused = one.facts.fused.astype(np.float64)
+    score: Float64 = blend * np.where(np.isnan(opinion), 0.0, opinion) + (1 - blend) * fused
     return score
 
 

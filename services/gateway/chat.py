@@ -94,9 +94,7 @@ class ChunkWriter:
         elif event.name == "token":
             if text := self._stop.feed(event.data["text"]):
                 yield self._delta(content=text)
-        elif event.name == "citation":
-            return  # all annotations come at the end: only then is it known what a stop sequence cuts
-        else:
+        elif event.name == "answer":  # with all annotations: only now is it known what a stop sequence cuts
             if text := self._stop.rest():
                 yield self._delta(content=text)
             if notes := self.completion.annotations(event.data, self._stop.shown):

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from services.result import StreamEvent
+from tenants.errors import IntegrityError
 
 PING = b": ping\n\n"
 PING_S = 10.0
@@ -114,6 +115,21 @@ class EventStream(StreamingResponse):
             return  # the server closes the connection of an answer that does not end
         finally:
             self._relay.close()
+
+
+async def started(
+    events: AsyncGenerator[StreamEvent], failed: Callable[[Exception], bytes], write: Write = named
+) -> EventStream:
+    """The answer of a stream whose first event is awaited here: what fails before it is raised, with its own status."""
+    relay = Relay(events)
+    try:
+        first = await relay.first()
+    except BaseException:
+        relay.close()
+        raise
+    if first is None:
+        raise IntegrityError("the answer ended before it began; report this with the request id")
+    return EventStream(first, relay, failed, write=write)
 
 
 async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

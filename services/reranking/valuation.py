@@ -29,20 +29,18 @@ _DISCOUNT = np.concatenate([1.0 / np.log2(np.arange(2, K + 2)), [0.0]])
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What does not change within a question; levels, chances (m,) float64: opinion and probability of each level."""
+    """What does not change within a question; `levels` (m,) float64 opinion of each of the predictor's levels."""
 
     facts: Facts
     profile: Profile
     prior: Prior
     levels: Float64
-    chances: Float64
 
     @classmethod
     def of(cls, facts: Facts, profile: Profile) -> Ground:
         """Of at least one candidate."""
         levels = profile.opinion(profile.predictor.levels).astype(np.float64)
-        chances = profile.probability(profile.predictor.levels).astype(np.float64)
-        return cls(facts, profile, profile.predictor.prior(facts), levels, chances)
+        return cls(facts, profile, profile.predictor.prior(facts), levels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +95,10 @@ def look(ground: Ground, large: Float32, heard: Mapping[Role, Float64]) -> View:
 
 def probabilities(ground: Ground, view: View, large: Float32) -> Float32:
     """(n,) calibrated: of the large model's logits (n,), expected where they are NaN."""
-    p: Float32 = (view.chance * ground.chances).sum(1).astype(np.float32)
-    p[view.known] = ground.profile.probability(large[view.known])
+    profile = ground.profile
+    levels = profile.probability(profile.predictor.levels).astype(np.float64)
+    p: Float32 = (view.chance * levels).sum(1).astype(np.float32)
+    p[view.known] = profile.probability(large[view.known])
     return p
 
 

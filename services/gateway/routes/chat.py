@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -20,11 +22,11 @@ from services.gateway.conversation import Turn, standalone
 from services.gateway.http import TENANT_ERRORS, accepts, answers, reply
 from services.gateway.ports import Platform
 from services.gateway.problems import openai_problem, translate
-from services.gateway.routes.native import observe
+from services.gateway.routes.native import events, observe
 from services.gateway.routes.openai import CHAT_MODELS, FATHOM
 from services.gateway.vendors import ChatBody
 from services.result import StreamEvent, answer_json
-from tenants.errors import IntegrityError, InvalidInput, NotFound
+from tenants.errors import InvalidInput, NotFound
 
 router = APIRouter(prefix="/t/{tenant}/v1", tags=["openai"])
 
@@ -57,7 +59,8 @@ async def chat(request: Request, access: Asker) -> Response:
         usage=body.stream_options is not None and bool(body.stream_options.include_usage),
     )
     if body.stream:
-        return await _stream(question, completion, platform, access)
+        chunks = _chunks(events(question, platform, access), completion)
+        return await sse.started(chunks, partial(_failed, access), _written)
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
         result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
@@ -87,35 +90,17 @@ def to_question(body: ChatBody, platform: Platform) -> Question:
     return bodies.to_question(asked, platform.settings.limits)
 
 
-async def _stream(question: Question, completion: Completion, platform: Platform, access: Access) -> Response:
-    """What fails before the first chunk is an ordinary error with its status."""
-    relay = sse.Relay(_chunks(question, completion, platform, access))
-    try:
-        first = await relay.first()
-    except BaseException:
-        relay.close()
-        raise
-    if first is None:
-        raise IntegrityError("the answer ended before it began; report this with the request id")
-
-    def failed(error: Exception) -> bytes:
-        return _data(openai_problem(translate(error), access.request_id))
-
-    return sse.EventStream(first, relay, failed, write=_written)
-
-
-async def _chunks(
-    question: Question, completion: Completion, platform: Platform, access: Access
-) -> AsyncGenerator[StreamEvent]:
+async def _chunks(lines: AsyncGenerator[StreamEvent], completion: Completion) -> AsyncGenerator[StreamEvent]:
     writer = ChunkWriter(completion)
-    async with admitted(platform, access), deadline.enforced():
-        scope = await platform.catalogue.pinned(access.scope)
-        async for event in query.stream(question, scope, platform.steps, access.caller):
-            if event.name == "answer":
-                observe(platform, scope, event.data)
+    async with aclosing(lines):
+        async for event in lines:
             for chunk in writer.write(event):
                 yield StreamEvent("chunk", chunk)
     yield _DONE
+
+
+def _failed(access: Access, error: Exception) -> bytes:
+    return _data(openai_problem(translate(error), access.request_id))
 
 
 def _written(event: StreamEvent) -> bytes:

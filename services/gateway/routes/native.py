@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -19,7 +20,7 @@ from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from services.gateway.problems import problem, translate
 from services.result import StreamEvent, answer_json, search_json
-from tenants.errors import IntegrityError, InvalidInput, NotFound
+from tenants.errors import InvalidInput, NotFound
 from tenants.ids import query_id as checked_query_id
 from tenants.scope import TenantScope
 
@@ -56,7 +57,7 @@ async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Res
     body = await bodies.read_body(request, bodies.QueryBody)
     question = _question(body, group_by, platform)
     if body.stream:
-        return await _stream(question, platform, access)
+        return await sse.started(events(question, platform, access), partial(_failed, access))
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
         result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
@@ -105,20 +106,7 @@ def _known_query(raw: str) -> str:
         raise NotFound("there is no such query") from None
 
 
-async def _stream(question: Question, platform: Platform, access: Access) -> Response:
-    """The first event is awaited here, so that what fails before it is an ordinary problem with its status."""
-    relay = sse.Relay(_events(question, platform, access))
-    try:
-        first = await relay.first()
-    except BaseException:
-        relay.close()
-        raise
-    if first is None:
-        raise IntegrityError("the answer ended before it began; report this with the request id")
-    return sse.EventStream(first, relay, lambda error: sse.event("error", problem(translate(error), access.request_id)))
-
-
-async def _events(question: Question, platform: Platform, access: Access) -> AsyncGenerator[StreamEvent]:
+async def events(question: Question, platform: Platform, access: Access) -> AsyncGenerator[StreamEvent]:
     """One whole answer within one deadline; its place in the queue is free once the last event is made."""
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
@@ -126,6 +114,10 @@ async def _events(question: Question, platform: Platform, access: Access) -> Asy
             if event.name == "answer":
                 observe(platform, scope, event.data)
             yield event
+
+
+def _failed(access: Access, error: Exception) -> bytes:
+    return sse.event("error", problem(translate(error), access.request_id))
 
 
 def observe(platform: Platform, scope: TenantScope, result: Any) -> None:
