@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,7 +140,7 @@ def _start_cluster() -> str:
 def _bench(bench: Bench) -> int:
     began, tally = time.monotonic(), bench.tally
     if not tally.clean:
-        write_source(bench.source, bench.options.documents)
+        write_source(bench.source, texts(bench.options.documents))
         tally.clean = _clean_run(bench)
     while bench.wanted() > 0 and time.monotonic() < bench.until:
         tenant = f"killed-{tally.runs}"
@@ -175,13 +176,16 @@ def _document(bench: Bench) -> dict[str, Any]:
     }
 
 
-def write_source(path: Path, documents: int) -> None:
-    """`documents` short ones, the same at every run."""
+def texts(documents: int) -> dict[str, str]:
+    """{id: text} of `documents` short ones, the same at every run."""
     chance = random.Random(0)
-    with path.open("w", encoding="utf-8") as stream:
-        for number in range(documents):
-            text = " ".join(chance.choice(WORDS) for _ in range(12)) + f" number {number}."
-            stream.write(json.dumps({"_id": f"d{number}", "text": text}) + "\n")
+    return {f"d{n}": " ".join(chance.choice(WORDS) for _ in range(12)) + f" number {n}." for n in range(documents)}
+
+
+def write_source(path: Path, documents: Mapping[str, str]) -> None:
+    """One JSONL document a text."""
+    lines = (json.dumps({"_id": name, "text": text}) + "\n" for name, text in documents.items())
+    path.write_text("".join(lines), "utf-8")
 
 
 def _clean_run(bench: Bench) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What writing keeps and what it costs: failing storage, writers at once, an unchanged and a hardly changed corpus.
 
-    python benchmarks/writes.py [--documents 10000] [--errors 0.2] [--writers 8]
+    python -m benchmarks.writes [--documents 10000] [--errors 0.2] [--writers 8]
 
 Four parts with the built-in embedder, in one process and a folder of its own: a job whose writes of fragments fail
 (half of them before, half after the file was written); writers of small batches with overlapping ids; the same corpus
@@ -28,6 +28,7 @@ from unittest.mock import patch
 import pyarrow as pa
 from lance.fragment import write_fragments
 
+from benchmarks.kill import texts, write_source
 from jobs.indexing import stages, write
 from jobs.indexing.batches import BatchWriter
 from jobs.indexing.driver import run_job
@@ -41,7 +42,6 @@ from tenants.ids import new_job_id, tenant_name
 from tenants.scope import TenantScope
 from tenants.store import Store
 
-WORDS = ("whale", "river", "rain", "harbour", "engine", "market", "copper", "garden", "winter", "signal", "letter")
 CHANGED, MOST = 0.01, 0.015  # of the documents are changed; of the embedding may be done again
 TURNS = 3
 SHARED, OWN = 20, 20  # documents of a batch that every writer writes, and that only one does
@@ -78,11 +78,10 @@ class Bench:
         row = self.store.create_tenant(tenant_name(name), TenantConfig())
         return TenantScope(row.name, row.uid, row.config, self.settings.root)
 
-    def index(self, scope: TenantScope, texts: dict[str, str]) -> JobResult:
-        """Publish exactly `texts`."""
+    def index(self, scope: TenantScope, documents: dict[str, str]) -> JobResult:
+        """Publish exactly `documents`, {id: text}."""
         source = self.folder / f"{scope.tenant}.jsonl"
-        lines = (json.dumps({"_id": name, "text": text}) for name, text in texts.items())
-        source.write_text("\n".join(lines), "utf-8")
+        write_source(source, documents)
 
         def process(shards: Any, context: stages.LineContext) -> Any:
             return stages.run_inline(shards, context, self.load(context))
@@ -119,16 +118,16 @@ def _measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _failing(bench: Bench, documents: int, share: float) -> dict[str, Any]:
-    scope, texts = bench.tenant("failing"), _texts(documents)
+    scope, corpus = bench.tenant("failing"), texts(documents)
     with _faults(share) as failed:
-        bench.index(scope, texts)
+        bench.index(scope, corpus)
     found = _published(scope)
     return {
         "writes": len(failed),
         "failed": sum(failed),
         "rows": found.num_rows,
-        "missing": len(texts.keys() - set(found["document_id"].to_pylist())),
-        "right": _holds(found, texts),
+        "missing": len(corpus.keys() - set(found["document_id"].to_pylist())),
+        "right": _holds(found, corpus),
     }
 
 
@@ -172,8 +171,8 @@ def _writers(bench: Bench, count: int) -> dict[str, Any]:
     for thread in threads:
         thread.join()
     found = _published(scope)
-    names, texts = found["document_id"].to_pylist(), found["text"].to_pylist()
-    last = all(text.startswith(f"turn {TURNS - 1} ") for text in texts)
+    names, said = found["document_id"].to_pylist(), found["text"].to_pylist()
+    last = all(text.startswith(f"turn {TURNS - 1} ") for text in said)
     return {
         "writers": count,
         "batches": count * TURNS,
@@ -185,11 +184,11 @@ def _writers(bench: Bench, count: int) -> dict[str, Any]:
 
 
 def _again(bench: Bench, documents: int) -> dict[str, Any]:
-    scope, texts = bench.tenant("again"), _texts(documents)
-    chosen = random.Random(1).sample(sorted(texts), round(documents * CHANGED))
-    changed = {**texts, **{name: texts[name] + " Changed." for name in chosen}}
+    scope, first = bench.tenant("again"), texts(documents)
+    chosen = random.Random(1).sample(sorted(first), round(documents * CHANGED))
+    changed = {**first, **{name: first[name] + " Changed." for name in chosen}}
     embedded, seconds = [], []
-    for corpus in (texts, texts, changed):
+    for corpus in (first, first, changed):
         before = bench.rows
         seconds.append(round(bench.index(scope, corpus).seconds, 2))
         embedded.append(bench.rows - before)
@@ -200,11 +199,6 @@ def _again(bench: Bench, documents: int) -> dict[str, Any]:
         "share_of_the_embedding": round(share, 4),
         "right": embedded[1] == 0 and share <= MOST and _holds(_published(scope), changed),
     }
-
-
-def _texts(documents: int) -> dict[str, str]:
-    chance = random.Random(0)
-    return {f"d{n}": " ".join(chance.choice(WORDS) for _ in range(12)) + f" number {n}." for n in range(documents)}
 
 
 def _published(scope: TenantScope) -> pa.Table:
