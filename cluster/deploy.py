@@ -13,6 +13,9 @@ import ray
 from ray import serve
 
 from cluster.app import build
+from cluster.generator import NamedGenerator
+from cluster.generator import build as build_generator
+from services.handles import generator_application
 from services.settings import Settings, load_settings
 
 APPLICATION = "fathom"
@@ -26,6 +29,10 @@ def deploy(settings: Settings) -> None:
         http_options={"host": settings.host, "port": settings.port, "request_timeout_s": None},
     )
     serve.run(build(settings), name=APPLICATION, route_prefix="/")
+    for name, model in settings.generators.items():
+        if model.base_url is None:
+            named = NamedGenerator(name=name, cache_dir=settings.model_cache, **model.model_dump())
+            serve.run(build_generator(named), name=generator_application(name), route_prefix=None)
     ray.shutdown()
 
 

@@ -37,11 +37,12 @@ from cluster.ray_head import driver_environment, head_command, head_environment
 from cluster.status import answer_status, is_answering, is_ready, is_running
 from jobs.maintenance.sweep import sweep
 from services.control_plane import open_control_plane, operator_key
-from services.settings import Settings, child_environment
-from tenants.errors import Cancelled, InFlight, Unavailable
+from services.settings import Settings, child_environment, load_settings
+from tenants.errors import Cancelled, Conflict, InFlight, Unavailable
 from tenants.secrets import load_or_create_secret
 
 START_LIMIT_S = 300.0
+GENERATOR_LIMIT_S = 1_800.0  # a large model's weights are read, and its kernels compiled
 GRACE_S = 2.0  # Ray drains for up to 30 s after a SIGTERM; nothing here depends on it
 POLL_S = 0.1
 
@@ -58,6 +59,7 @@ def up(settings: Settings, *, port_asked: bool = False, report: Report = lambda 
     with _exclusive(data_dir):
         running = read_record(data_dir)
         if running and running.ready and is_running(running):
+            _check_same(settings, running)
             _await("the gateway", running, "ray", lambda: is_ready(running))
             return running
         if running:
@@ -79,6 +81,14 @@ def down(data_dir: str) -> int:
     with _exclusive(folder):
         info = read_record(folder)
         return _clear(info) if info else 0
+
+
+def _check_same(asked: Settings, running: PlatformInfo) -> None:
+    """A running platform is never changed: one that lacks a generator that is asked for must be stopped first."""
+    serving = load_settings(settings_path(running)).generators
+    other = [name for name, model in asked.generators.items() if serving.get(name) != model]
+    if other:
+        raise Conflict(f"the platform runs without the generator {', '.join(other)}; run `fathom down` first")
 
 
 def _plan(settings: Settings, data_dir: str, *, port_asked: bool) -> PlatformInfo:
@@ -107,7 +117,8 @@ def _start(info: PlatformInfo, settings: Settings, report: Report) -> PlatformIn
     info = dataclasses.replace(info, pids={**started, "ray": _start_ray(info, resolved)})
     write_record(info)
     _await("Ray", info, "ray", lambda: is_answering(info.dashboard + "/api/version"))
-    report("Serve: starting the gateway")
+    writers = ", ".join(settings.generators)
+    report("Serve: starting the gateway" + (f", then {writers}, which may take minutes" if writers else ""))
     _deploy(info, resolved)
     _await("the gateway", info, "ray", lambda: is_ready(info))
     if "mlflow" in started:
@@ -132,7 +143,8 @@ def _deploy(info: PlatformInfo, settings: Settings) -> None:
     command = [sys.executable, "-P", "-m", "cluster.deploy", str(settings_path(info))]
     serve = serve_environment(info, settings)
     environment = _environment(info, {**driver_environment(info), **serve})
-    if not processes.run(command, environment, _log(info, "deploy"), START_LIMIT_S):
+    limit_s = START_LIMIT_S + GENERATOR_LIMIT_S * len(settings.generators)
+    if not processes.run(command, environment, _log(info, "deploy"), limit_s):
         raise _failed("the Serve application", info, "deploy")
 
 

@@ -6,7 +6,7 @@ milliseconds, spans are half-open character offsets into the parsed document.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -74,6 +74,7 @@ class Question:
     explain: bool = False
     generator: str | None = None
     max_tokens: int | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,7 @@ class Draft:
     completion_tokens: int = 0
     degraded: tuple[Degradation, ...] = ()
     abstain_score: float | None = None
+    prompt_version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +320,7 @@ class Answerer(Protocol):
 
     def answer(
         self, scope: TenantScope, question: Question, evidence: Evidence, candidates: Candidates
-    ) -> AsyncIterator[AnswerEvent]:
+    ) -> AsyncGenerator[AnswerEvent]:
         """Yields tokens and citations in reading order, last one `answer` event with the whole draft."""
         ...
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 from ray.serve._private import replica
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
@@ -22,6 +23,10 @@ from services import deadline
 from services.breaker import Breaker
 from services.contracts import Candidates, CrossEncoderFacts, Float32, Passage, Question, Scored
 from services.gateway.ports import Upload
+from services.generation.engine import Engine, EngineFacts, Piece, ServerEngine, Writing, chat_body, piece_of
+from services.generation.generators import Generators
+from services.settings import GeneratorModel, Settings, secret_of
+from tenants.config import OpenAIServer
 from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
 from tenants.scope import TenantScope
 
@@ -30,6 +35,7 @@ _Model = tuple[str, str]  # role, reference
 FACTS_S = 5.0
 FIRST_FACTS_S = 0.25
 PATIENCE_S = 0.2
+GENERATOR_DEPLOYMENT = "Generator"
 _GONE = (RayActorError, DeploymentUnavailableError)
 
 
@@ -161,6 +167,88 @@ def _role(scope: TenantScope, reference: str) -> str:
 def _bare(scope: TenantScope) -> TenantScope:
     """What a scorer needs of a scope; a calibration may be large."""
     return replace(scope, calibration=None)
+
+
+class RemoteEngine:
+    """generation.engine.Engine behind the handle of a vLLM deployment, which is an application of its own.
+
+    The handle is looked up when it is first needed: the generator may start later than the gateway, and again.
+    """
+
+    def __init__(self, application: str, deployment: str) -> None:
+        self._address = application, deployment
+        self._known: tuple[DeploymentHandle, _Caller] | None = None
+
+    async def facts(self) -> EngineFacts:
+        """See `generation.engine.Engine`."""
+        await asyncio.to_thread(self._handle)  # asks the controller, and waits for it
+        return EngineFacts(**await self._caller().call("facts"))
+
+    async def count(self, texts: Sequence[str]) -> list[int]:
+        """See `generation.engine.Engine`."""
+        counts: list[int] = await self._caller().call("tokens", list(texts))
+        return counts
+
+    async def running(self) -> int:
+        """Requests that one replica's engine has."""
+        count: int = await self._caller().call("running")
+        return count
+
+    async def write(self, writing: Writing, timeout_s: float = math.inf) -> AsyncGenerator[Piece]:
+        """See `generation.engine.Engine`. Nothing is sent twice: what was written may have been shown."""
+        handle = self._handle()[0]
+        body = chat_body(self._address[0].removeprefix("generator-"), writing, structured=True)
+        options = {"multiplexed_model_id": writing.adapter} if writing.adapter else {}
+        response = handle.options(stream=True, **options).write.remote(body)
+        ended = False
+        try:
+            async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
+                async for chunk in response:
+                    yield piece_of(chunk)
+            ended = True
+        except TimeoutError:
+            raise DeadlineExceeded("the generator did not answer in time; try again", retry_after_s=1) from None
+        except BackPressureError:
+            raise Overloaded("the generator is full; try again", retry_after_s=1) from None
+        except (RayServeException, RayError) as error:
+            raise Unavailable("the generator failed while it wrote; try again", retry_after_s=1) from error
+        finally:
+            if not ended:
+                response.cancel()
+
+    def _handle(self) -> tuple[DeploymentHandle, _Caller]:
+        if self._known is None:
+            application, deployment = self._address
+            try:
+                handle = serve.get_deployment_handle(deployment, application)
+            except RayServeException as error:
+                raise Unavailable("the generator is not there; try again", retry_after_s=1) from error
+            self._known = handle, _Caller(handle, "the generator", attempts=2)
+        return self._known
+
+    def _caller(self) -> _Caller:
+        return self._handle()[1]
+
+
+def open_generators(settings: Settings) -> Generators:
+    """The platform's generators, each behind its handle or its address, and the way to a tenant's own server."""
+
+    def connect(server: OpenAIServer) -> Engine:
+        return ServerEngine(server.base_url, server.model, secret_of(server.key_env))
+
+    def reach(name: str, model: GeneratorModel) -> Engine:
+        if model.base_url is None:
+            return RemoteEngine(generator_application(name), GENERATOR_DEPLOYMENT)
+        return ServerEngine(model.base_url, model.model, secret_of(model.key_env), structured=model.structured)
+
+    named = {name: reach(name, model) for name, model in settings.generators.items()}
+    adapters = {name: model.adapters for name, model in settings.generators.items()}
+    return Generators(named, connect, adapters)
+
+
+def generator_application(name: str) -> str:
+    """The Serve application of one generator; it has no route: only this handle reaches it."""
+    return f"generator-{name}"
 
 
 class _Caller:

@@ -10,12 +10,13 @@ appends before its first event (state `streaming`) and again before the `answer`
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from services.audit.record import explained, query_record
-from services.contracts import Answerer, AuditLog, Caller, Draft, Evidence, Question, Reranker, Retriever
+from services.contracts import Answerer, AnswerEvent, AuditLog, Caller, Draft, Evidence, Question, Reranker, Retriever
 from services.evidence.selection import page, select
 from services.reranking.shadow import NoShadow, Shadow
 from services.reranking.telling import shown_of
@@ -101,13 +102,15 @@ async def stream(question: Question, scope: TenantScope, steps: Steps, caller: C
     await _record(prepared, None, "streaming", steps)
     yield StreamEvent("evidence", search_json(result_of(prepared)))
     draft: Draft | None = None
-    async for event in steps.answerer.answer(scope, question, prepared.evidence, prepared.candidates):
-        if event.kind == "token":
-            yield StreamEvent("token", {"text": event.text})
-        elif event.kind == "citation" and event.citation is not None:
-            yield StreamEvent("citation", citation_json(event.citation))
-        else:
-            draft = event.draft
+    # Closed with the stream: a generator must not go on writing for a caller who has left.
+    async with aclosing(steps.answerer.answer(scope, question, prepared.evidence, prepared.candidates)) as events:
+        async for event in events:
+            if event.kind == "token":
+                yield StreamEvent("token", {"text": event.text})
+            elif event.kind == "citation" and event.citation is not None:
+                yield StreamEvent("citation", citation_json(event.citation))
+            else:
+                draft = event.draft
     yield StreamEvent("answer", answer_json(await conclude(prepared, _written(draft), steps)))
 
 
@@ -143,10 +146,11 @@ async def _record(prepared: Prepared, draft: Draft | None, state: str, steps: St
         steps.shadow.offer(prepared.scope, shown)
 
 
-async def _last_draft(events: AsyncIterator[Any]) -> Draft:
+async def _last_draft(events: AsyncGenerator[AnswerEvent]) -> Draft:
     draft: Draft | None = None
-    async for event in events:
-        draft = event.draft or draft
+    async with aclosing(events):
+        async for event in events:
+            draft = event.draft or draft
     return _written(draft)
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 MIB = 1024 * 1024
+GeneratorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 FOREIGN = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # would lead our processes to another Ray, or with another token
 
 
@@ -90,6 +91,25 @@ class Reranking(_Section):
     alias_poll_s: float = Field(default=30, gt=0)  # how often `models:/name@alias` is looked up again
 
 
+class GeneratorModel(_Section):
+    """A generator of the platform: vLLM in this cluster, or any OpenAI-compatible server at `base_url`.
+
+    `model` is a Hugging Face id, a folder, or the name that the server knows. `engine` are vLLM's own arguments, such
+    as `max_model_len` or `tensor_parallel_size`; `replicas.gpus` 0 = on CPUs. A server's key is the environment
+    variable `key_env`; `structured` says that it is a vLLM and holds answers to the citation grammar.
+    `adapters` are the tenants' LoRA adapters by tenant name, folders below `adapter_root`.
+    """
+
+    model: str = Field(min_length=1)
+    base_url: str | None = None
+    key_env: str | None = None
+    structured: bool = False
+    replicas: Replicas = Replicas(cpus=1, target_ongoing=16, max_ongoing=64, max_queued=256)
+    engine: dict[str, Any] = Field(default_factory=dict)
+    adapter_root: str | None = None
+    adapters: dict[str, str] = Field(default_factory=dict)
+
+
 class Ingest(_Section):
     """`allow` lists URL prefixes that a tenant may make the platform read over HTTP; none by default."""
 
@@ -137,6 +157,8 @@ class Settings(BaseSettings):
     reranker_large: Replicas = Replicas()
     retrieval: Retrieval = Retrieval()
     reranking: Reranking = Reranking()
+    generators: dict[GeneratorName, GeneratorModel] = Field(default_factory=dict)  # by name; the first is `auto`'s
+    generator_slots: int = Field(default=16, ge=1)  # answers that one gateway lets generators write at once
     ingest: Ingest = Ingest()
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -226,6 +248,11 @@ def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """
     kept = {key: value for key, value in os.environ.items() if not key.upper().startswith("FATHOM_")}
     return {**{key: value for key, value in kept.items() if key not in FOREIGN}, **extra}
+
+
+def secret_of(variable: str | None) -> str:
+    """The value of the environment variable that a configuration names, "" for none."""
+    return os.environ.get(variable, "") if variable else ""
 
 
 def adopt_environment(extra: Mapping[str, str], *, drop: Collection[str] = ()) -> None:

@@ -65,11 +65,17 @@ class OpenAIGenerator(_Section):
 
 
 class Answer(_Section):
-    """`evidence` passages are shown to the answerer."""
+    """`evidence` passages are shown to the answerer.
+
+    `instructions` are the tenant's own wishes to a generator, behind the house's rules; `unsupported` says what
+    becomes of a generated sentence that no cited passage supports.
+    """
 
     evidence: int = Field(default=6, ge=1, le=50)
     abstain: Literal["calibrated", "never"] = "calibrated"
     conflict: Literal["disclose", "ignore"] = "disclose"
+    instructions: str = Field(default="", max_length=4_000)
+    unsupported: Literal["drop", "mark"] = "drop"
 
 
 class Sources(_Section):
@@ -87,6 +93,7 @@ class Quotas(_Section):
     documents: int = Field(default=1_000_000, ge=0)
     index_bytes_per_day: int | None = Field(default=None, ge=0)
     rerank_pairs_per_minute: int | None = Field(default=None, ge=0)
+    generator_tokens_per_minute: int | None = Field(default=None, ge=0)
 
 
 class Audit(_Section):

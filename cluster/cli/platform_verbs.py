@@ -23,21 +23,21 @@ def up(
     config: Annotated[Path | None, typer.Option(help="Settings file. [default: fathom.yaml]", metavar="FILE")] = None,
     port: Annotated[int | None, typer.Option(help="HTTP port. [default: 8000 if free]", min=1, max=65535)] = None,
     data_dir: DataDir = None,
-    generator: Annotated[str | None, typer.Option(help="The answerer of tenants that chose none: extractive.")] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="A model for vLLM: hub id or folder; `extractive` = none.", metavar="MODEL")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start everything on this machine; returns when /readyz is 200.
 
-    Example: `fathom up --data-dir ./.fathom`
+    Example: `fathom up --generator Qwen/Qwen2.5-7B-Instruct`
     """
     from cluster import local
+    from cluster.generators import with_generator
     from services.settings import setting_sources
-    from tenants.errors import InvalidInput
 
-    if generator not in (None, "extractive"):
-        raise InvalidInput.field("/generator", f"there is no generator {generator}; extractive is the one there is")
     output = Output(json)
-    settings = read_settings(data_dir, config, port=port)
+    settings = with_generator(read_settings(data_dir, config, port=port), generator)
     asked = setting_sources(config, port=port)["port"] != "default"
     info = local.up(settings, port_asked=asked, report=output.note)
     document = info.document()

@@ -189,6 +189,7 @@ def _answer(draft: Draft) -> dict[str, Any]:
     spans = ("marker", "chunk_id", "document_id", "char_start", "char_end", "answer_start", "answer_end")
     return {
         "generator": draft.generator,
+        "prompt": draft.prompt_version,
         "grounded": draft.grounded,
         "abstain_score": draft.abstain_score,
         "citations": [{name: getattr(citation, name) for name in spans} for citation in draft.citations],

@@ -20,48 +20,57 @@ _WORD_JOINER = "⁠"
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """`passages[place].text[start:end]` goes into the answer."""
+    """`passages[place].text[start:end]` goes into the answer; `lead` are the house's own words before it."""
 
     place: int
     start: int
     end: int
     kind: Kind
+    lead: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of the answer: `text` with its marker and the white space before it."""
+    """One piece of the answer: `text` with its markers and the white space before it."""
 
     text: str
-    citation: Citation
+    citations: tuple[Citation, ...]
 
 
-def compose(passages: Sequence[Passage], picks: Sequence[Pick]) -> tuple[Part, ...]:
-    """Parts in the order of `picks`; their texts joined are the answer."""
+def compose(passages: Sequence[Passage], picks: Sequence[Pick], length: int = 0, cited: int = 0) -> tuple[Part, ...]:
+    """Parts in the order of `picks`; they follow `length` characters of an answer with `cited` citations."""
     parts: list[Part] = []
-    length = 0
-    for marker, pick in enumerate(picks, start=1):
-        passage = passages[pick.place]
-        quote = passage.text[pick.start : pick.end]
-        before, after = _frame(pick.kind, first=marker == 1, after=picks[marker - 2].kind)
-        sentence = _LOOKS_LIKE_A_MARKER.sub("[" + _WORD_JOINER, quote)
+    for number, pick in enumerate(picks):
+        marker = cited + number + 1
+        quote = passages[pick.place].text[pick.start : pick.end]
+        before, after = _frame(pick.kind, first=marker == 1, after=picks[number - 1].kind if number else pick.kind)
+        if pick.lead:
+            before, after = ("" if marker == 1 else "\n\n" if not number else " ") + pick.lead, " "
+        sentence = plain(quote)
         start = length + len(before)
-        citation = _citation(marker, passage, pick, quote, (start, start + len(sentence)))
-        parts.append(Part(f"{before}{sentence}{after}[{marker}]", citation))
+        citation = cite(marker, passages[pick.place], (pick.start, pick.end), (start, start + len(sentence)))
+        parts.append(Part(f"{before}{sentence}{after}[{marker}]", (citation,)))
         length += len(parts[-1].text)
     return tuple(parts)
 
 
-def _citation(marker: int, passage: Passage, pick: Pick, quote: str, answer: tuple[int, int]) -> Citation:
+def plain(text: str) -> str:
+    """`text` in which nothing reads as one of our markers; it looks the same."""
+    return _LOOKS_LIKE_A_MARKER.sub("[" + _WORD_JOINER, text)
+
+
+def cite(marker: int, passage: Passage, span: tuple[int, int], answer: tuple[int, int]) -> Citation:
+    """Citation `marker` of `passage.text[span]`, behind the sentence `answer[...]` of the answer."""
+    start, end = span
     return Citation(
         marker=marker,
         chunk_id=passage.chunk_id,
         document_id=passage.document_id,
         title=passage.title,
         url=passage.url,
-        quote=quote,
-        char_start=passage.span.char_start + pick.start,
-        char_end=passage.span.char_start + pick.end,
+        quote=passage.text[start:end],
+        char_start=passage.span.char_start + start,
+        char_end=passage.span.char_start + end,
         page=passage.span.page,
         answer_start=answer[0],
         answer_end=answer[1],

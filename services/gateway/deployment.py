@@ -36,7 +36,10 @@ from services.gateway.logs import configure
 from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, JobSubmitter, Platform
 from services.gateway.shadowing import QueuedScorer, shadow_reranks
-from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback
+from services.gateway.tokens import TenantTokens
+from services.generation.answerer import GroundedAnswerer
+from services.generation.generators import Generators
+from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback, open_generators
 from services.models import BUILTIN
 from services.query import Steps
 from services.reranking.adaptive import AdaptiveReranker
@@ -152,8 +155,16 @@ def assemble(
     metrics = RayMetrics()
     gate = FairGate(settings.gateway_slots, tenant_slots=max(1, settings.gateway_slots // TENANT_SHARE))
     shadow = shadow_reranks(scorer, store, audit, metrics, gate)
-    steps = Steps(retriever, AdaptiveReranker(scorer, pairs), ExtractiveAnswerer(retriever), audit, shadow=shadow)
-    readiness = Readiness(store, audit, retriever, scorer)
+    generators = open_generators(settings)
+    engines = FairGate(settings.generator_slots, tenant_slots=max(1, settings.generator_slots // TENANT_SHARE))
+    answerer = GroundedAnswerer(
+        ExtractiveAnswerer(retriever),
+        generators,
+        TenantTokens(limits),
+        lambda tenant, timeout_s: engines.admit(tenant, timeout_s=timeout_s),
+    )
+    steps = Steps(retriever, AdaptiveReranker(scorer, pairs), answerer, audit, shadow=shadow)
+    readiness = Readiness(store, audit, retriever, scorer, generators)
     return Platform(
         settings=settings,
         admin_key=operator_key(settings),
@@ -174,14 +185,18 @@ def assemble(
         components=readiness.components,
         version=version("fathom"),
         count_tokens=count_tokens,
+        generators=generators.names,
     )
 
 
 class Readiness:
     """Asks every component; an answer is remembered for a second, so that probes cost nothing."""
 
-    def __init__(self, store: Store, audit: SqlAuditLog, retriever: Retriever, scorer: PairScorer) -> None:
+    def __init__(
+        self, store: Store, audit: SqlAuditLog, retriever: Retriever, scorer: PairScorer, generators: Generators
+    ) -> None:
         self._store = store
+        self._generators = generators
         self._audit = audit
         self._retriever = retriever
         self._scorer = scorer
@@ -196,6 +211,7 @@ class Readiness:
                 _probe("audit log", version("sqlalchemy"), self._audit.check()),
                 _probe(f"embedder {BUILTIN}", self._embedder(), self._retriever.embed(BUILTIN, ["ready"])),
                 *(self._reranker(reference) for reference in BUILTINS),
+                *(self._generator(name) for name in self._generators.names),
             )
             known = [Component("gateway", version("fathom"), ready=True), *known, *_libraries()]
             self._known = (time.monotonic(), known)
@@ -209,6 +225,14 @@ class Readiness:
         except FathomError as error:
             return Component(name, "", ready=False, detail=f"{error.detail}; {_WITHOUT}", optional=True)
         return Component(name, facts.revision[:12], ready=True, detail=facts.dtype, optional=True)
+
+    async def _generator(self, name: str) -> Component:
+        facts = await self._generators.named(name)
+        if facts is None:
+            detail = "is not up; until then answers are extractive"
+            return Component(f"generator {name}", "", ready=False, detail=detail, optional=True)
+        detail = f"reads {facts.context_tokens} tokens"
+        return Component(f"generator {name}", facts.model, ready=True, detail=detail, optional=True)
 
     def _embedder(self) -> str:
         return describe_encoder(BUILTIN).fingerprint[:12]

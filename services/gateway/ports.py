@@ -148,4 +148,5 @@ class Platform:
     components: Callable[[], Awaitable[Sequence[Component]]]
     version: str
     count_tokens: Callable[[str, Sequence[str]], Awaitable[int]]
+    generators: tuple[str, ...] = ()  # what a chat's `model` may name beside our own
     doors: Executor = field(default_factory=partial(ThreadPoolExecutor, 4, "fathom-keys"))

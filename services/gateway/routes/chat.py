@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -70,8 +71,9 @@ async def chat(request: Request, access: Asker) -> Response:
 
 def to_question(body: ChatBody, platform: Platform) -> Question:
     """The conversation as one validated question; errors name the chat's own fields."""
-    if body.model not in CHAT_MODELS:
-        raise NotFound(f"there is no chat model of that name; the models are {', '.join(CHAT_MODELS)}")
+    models = (*CHAT_MODELS, *platform.generators)
+    if body.model not in models:
+        raise NotFound(f"there is no chat model of that name; the models are {', '.join(models)}")
     limit = min(platform.settings.limits.query_chars, bodies.QUERY_CHARS)
     text = standalone([Turn(each.role, each.text) for each in body.messages], limit)
     if not text:
@@ -83,11 +85,12 @@ def to_question(body: ChatBody, platform: Platform) -> Question:
     asked = bodies.QueryBody(
         query=text,
         user=body.user[:USER_CHARS] if body.user else None,
-        generator=None if body.model == FATHOM else "extractive",
         max_tokens=body.most_tokens,
         **given,
     )
-    return bodies.to_question(asked, platform.settings.limits)
+    generator = None if body.model == FATHOM else body.model
+    question = bodies.to_question(asked, platform.settings.limits)
+    return replace(question, generator=generator, temperature=body.temperature)
 
 
 async def _chunks(lines: AsyncGenerator[StreamEvent], completion: Completion) -> AsyncGenerator[StreamEvent]:

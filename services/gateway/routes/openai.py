@@ -33,7 +33,7 @@ async def list_models(request: Request, access: Asker) -> Response:
     """What `model` may name on the OpenAI routes of this tenant."""
     counted(platform_of(request), access, request)
     since = int(access.tenant.created_at.timestamp())
-    names = dict.fromkeys((*CHAT_MODELS, access.scope.config.embedder))
+    names = dict.fromkeys((*CHAT_MODELS, *platform_of(request).generators, access.scope.config.embedder))
     data = [{"id": name, "object": "model", "created": since, "owned_by": FATHOM} for name in names]
     return reply({"object": "list", "data": data})
 

@@ -33,7 +33,7 @@ def test_quotes_are_verbatim_and_markers_match_citations(texts: list[tuple[str, 
     answer = "".join(part.text for part in parts)
     assert [int(mark) for mark in MARKER.findall(answer)] == list(range(1, len(picks) + 1))
     for part, pick in zip(parts, picks, strict=True):
-        cite, passage = part.citation, passages[pick.place]
+        (cite,), passage = part.citations, passages[pick.place]
         start = passage.span.char_start
         assert cite.quote == passage.text[cite.char_start - start : cite.char_end - start]
         assert answer[cite.answer_start : cite.answer_end].replace("\u2060", "") == cite.quote.replace("\u2060", "")
@@ -51,11 +51,11 @@ def test_prose_items_and_code_stay_readable() -> None:
 def test_a_bracketed_number_in_a_text_is_no_marker() -> None:
     (part,) = compose([fakes.passage(1, "take x[0] and [1, 2]")], [Pick(0, 0, 20, "sentence")])
     assert MARKER.findall(part.text) == ["1"]
-    assert part.citation.quote == "take x[0] and [1, 2]"
+    assert part.citations[0].quote == "take x[0] and [1, 2]"
 
 
 @pytest.mark.timeout(5)
 def test_a_bracket_that_never_closes_takes_linear_time() -> None:
     text = "[" + "1 " * 50_000
     (part,) = compose([fakes.passage(0, text)], [Pick(0, 0, len(text), "sentence")])
-    assert part.citation.quote == text
+    assert part.citations[0].quote == text

@@ -1,0 +1,116 @@
+"""From a written line to what may be shown: cited, aligned with verbatim text, or dropped. Pure.
+
+A line stays when a passage that it cites supports it (evidence/support.py); its citations are those that do, each
+quoting the text that comes closest. A line without support is dropped, or kept with a mark and without a marker where
+the tenant asks for that. A line with a link that no shown passage's own address is never leaves: a document must not
+send the reader anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from services.contracts import Citation, Passage
+from services.evidence.citations import Part, cite, compose
+from services.evidence.conflicts import Conflict, disclosed
+from services.evidence.support import Support, support
+from services.evidence.text import STOP_WORDS, stem, words
+from services.generation.grammar import Line
+from services.generation.prompt import unfenced
+
+UNSUPPORTED = "(not supported by the evidence)"
+MISSING_WORDS = 4  # named of a partial answer at most
+
+_LINK = re.compile(
+    r"(?:[a-z][a-z0-9+.-]{1,20}:)?//\S+|\bwww\.\S+|\b(?:mailto|data|javascript|tel):\S+"
+    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|dev|example|info|biz|xyz|ru|cn|co|ai|app|me|tk)\b(?:/\S*)?",
+    re.IGNORECASE,
+)
+
+
+@dataclass
+class Checked:
+    """An answer as it grows: `text` is what was released, `citations` those of its markers.
+
+    `marks` keeps unsupported lines, marked, instead of dropping them.
+    """
+
+    passages: Sequence[Passage]
+    marks: bool = False
+    text: str = ""
+    citations: list[Citation] = field(default_factory=list)
+    supported: int = 0
+    unsupported: int = 0
+
+    def release(self, line: Line) -> Part | None:
+        """What of a line may be shown now; None = nothing."""
+        said = " ".join(unfenced(line.text).split())
+        if not said or self._leads_away(said):
+            self.unsupported += 1
+            return None
+        backed = list(self._backed(said, line.markers))
+        if not backed:
+            self.unsupported += 1
+            return self._marked(said) if self.marks else None
+        self.supported += 1
+        return self._cited(said, backed)
+
+    def disclose(self, found: Sequence[Conflict]) -> list[Part]:
+        """The conflicts, quoted, behind what was written."""
+        parts = list(compose(self.passages, disclosed(found), len(self.text), len(self.citations)))
+        for part in parts:
+            self._add(part)
+        return parts
+
+    def say(self, text: str) -> Part:
+        """A sentence of the house's own, which cites nothing."""
+        return self._add(Part(self._gap() + text, ()))
+
+    def _backed(self, said: str, markers: Iterable[int]) -> Iterable[tuple[int, Support]]:
+        for marker in markers:
+            found = support(said, self.passages[marker - 1].text)
+            if found is not None and found.holds:
+                yield marker - 1, found
+
+    def _cited(self, said: str, backed: Sequence[tuple[int, Support]]) -> Part:
+        gap = self._gap()
+        start = len(self.text) + len(gap)
+        first = len(self.citations) + 1
+        spans = (start, start + len(said))
+        citations = tuple(
+            cite(first + number, self.passages[place], (one.start, one.end), spans)
+            for number, (place, one) in enumerate(backed)
+        )
+        markers = "".join(f"[{citation.marker}]" for citation in citations)
+        return self._add(Part(f"{gap}{said} {markers}", citations))
+
+    def _marked(self, said: str) -> Part:
+        return self._add(Part(f"{self._gap()}{said} {UNSUPPORTED}", ()))
+
+    def _gap(self) -> str:
+        return " " if self.text else ""
+
+    def _add(self, part: Part) -> Part:
+        self.text += part.text
+        self.citations += part.citations
+        return part
+
+    def _leads_away(self, said: str) -> bool:
+        allowed = {_address(passage.url) for passage in self.passages if passage.url}
+        return any(_address(link.group()) not in allowed for link in _LINK.finditer(said))
+
+
+def missing(question: str, passages: Sequence[Passage]) -> tuple[str, ...]:
+    """The question's content words, as asked, that no shown passage holds: what a partial answer does not cover."""
+    held = {stem(word) for one in passages for word in words(f"{one.title} {one.heading} {one.text}")}
+    asked = dict.fromkeys(word for word in words(question) if word not in STOP_WORDS and len(word) > 2)
+    return tuple(word for word in asked if stem(word) not in held)[:MISSING_WORDS]
+
+
+def _address(link: str) -> str:
+    """Host and path of an address, however it is written."""
+    parts = urlsplit(link.rstrip(".,;:!?)'\"") if "//" in link else "//" + link.rstrip(".,;:!?)'\""))
+    return (parts.netloc.removeprefix("www.") + parts.path.rstrip("/")).casefold()

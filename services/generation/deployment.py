@@ -1,0 +1,108 @@
+"""vLLM as a Serve deployment: `ray.serve.llm`'s server with the few calls that the gateway makes.
+
+Ray's own `chat` batches its output for 50 ms and wants vLLM's request class from the caller; `write` hands every
+chunk on at once and takes plain JSON, so that the gateway's process never loads vLLM. A dead engine fails the health
+check, and Serve starts a new replica; the engine's own process dies with its replica, whatever killed that.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm.deployment import LLMServer
+
+from services.handles import GENERATOR_DEPLOYMENT
+from services.settings import GeneratorModel
+
+HEALTH_PERIOD_S = 5.0
+HEALTH_TIMEOUT_S = 30.0  # a busy engine answers late (ray-project/ray#54070)
+GRACE_S = 60.0
+CPU_CACHE_GIB = "1"
+
+
+class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not typed
+    """One replica: one vLLM engine."""
+
+    async def write(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """OpenAI's chunks as mappings; closing it aborts the request in the engine."""
+        from ray.serve.llm.openai_api_models import ChatCompletionRequest
+
+        async with aclosing(self.engine.chat(ChatCompletionRequest(**body))) as stream:
+            async for chunk in stream:
+                if not isinstance(chunk, str):
+                    yield {"error": chunk.model_dump(mode="json")}
+                    return
+                for line in chunk.split("\n"):
+                    data = line.removeprefix("data: ").strip()
+                    if line.startswith("data: ") and data != "[DONE]":
+                        yield json.loads(data)
+
+    async def tokens(self, texts: Sequence[str], timeout_s: float | None) -> list[int]:
+        """Tokens of each text by the model's tokenizer, without special ones."""
+        tokenizer = self.engine._engine_client.get_tokenizer()  # noqa: SLF001 Ray gives no other way to it
+        return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+    async def facts(self, timeout_s: float | None) -> dict[str, Any]:
+        """`model` and `context_tokens`; raises while the engine is dead."""
+        await self.check_health()
+        model = self.engine._engine_client.model_config  # noqa: SLF001 the same
+        return {"model": self._llm_config.model_id, "context_tokens": int(model.max_model_len)}
+
+    async def running(self, timeout_s: float | None) -> int:
+        """Requests that the engine works on or has queued."""
+        return int(self.engine._engine_client.output_processor.get_num_unfinished_requests())  # noqa: SLF001 the same
+
+
+def generator(name: str, model: GeneratorModel, deployment: Mapping[str, Any], cache_dir: str) -> serve.Application:
+    """The application of one generator. `deployment` are Serve's options: replicas, queues."""
+    size = model.replicas
+    on_cpu = size.gpus == 0
+    engine = {"enable_prefix_caching": True, **_cpu_engine(on_cpu), **model.engine}
+    config = LLMConfig(
+        model_loading_config={"model_id": name, "model_source": model.model},
+        engine_kwargs=engine,
+        deployment_config={
+            **deployment,
+            "ray_actor_options": {"num_cpus": 0},  # what it computes with is the engine's, in its placement group
+            "health_check_period_s": HEALTH_PERIOD_S,
+            "health_check_timeout_s": HEALTH_TIMEOUT_S,
+            "graceful_shutdown_timeout_s": GRACE_S,
+        },
+        runtime_env={"env_vars": _environment(on_cpu, size.gpus, cache_dir)},
+        lora_config={"dynamic_lora_loading_path": model.adapter_root} if model.adapter_root else None,
+        log_engine_metrics=False,
+        **_placement(on_cpu, size.cpus, size.gpus, int(engine.get("tensor_parallel_size", 1))),
+    )
+    return build_llm_deployment(
+        config,
+        deployment_cls=GeneratorServer,
+        name_prefix="",
+        override_serve_options={"name": GENERATOR_DEPLOYMENT},
+    )
+
+
+def _cpu_engine(on_cpu: bool) -> dict[str, Any]:
+    if not on_cpu:
+        return {"distributed_executor_backend": "mp"}  # vLLM's Ray executor fights with Serve's placement groups
+    return {"dtype": "bfloat16", "enforce_eager": True}
+
+
+def _placement(on_cpu: bool, cpus: float, gpus: float, parallel: int) -> dict[str, Any]:
+    if on_cpu:
+        return {"placement_group_config": {"bundles": [{"CPU": max(cpus, 0.1)}]}}
+    return {"placement_group_config": {"bundles": [{"CPU": max(cpus, 0.1), "GPU": gpus}] * parallel}}
+
+
+def _environment(on_cpu: bool, gpus: float, cache_dir: str) -> dict[str, str]:
+    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(Path(cache_dir) / "vllm")}
+    if on_cpu:
+        variables["VLLM_CPU_KVCACHE_SPACE"] = CPU_CACHE_GIB
+    elif gpus < 1:
+        variables["VLLM_RAY_PER_WORKER_GPUS"] = str(gpus)
+    return variables

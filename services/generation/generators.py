@@ -1,0 +1,130 @@
+"""Which generator writes a tenant's answers: the platform's by name, the tenant's own server, or none.
+
+    extractive              none: the evidence's own sentences
+    auto                    the platform's first generator while it is up, else none
+    a generator's name      that one; `vllm` = the tenant's own choice if it has one, else the platform's first
+    {openai: {...}}         the tenant's own server
+
+Whether a generator is up is asked beside the questions: only the first one to come may wait for it, briefly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from services import deadline
+from services.contracts import Question
+from services.generation.engine import Engine, EngineFacts
+from services.result import EXTRACTIVE
+from tenants.config import OpenAIGenerator, OpenAIServer
+from tenants.errors import FathomError
+from tenants.scope import TenantScope
+
+AUTO, VLLM = "auto", "vllm"
+FACTS_S = 5.0
+FACTS_LIMIT_S = 5.0
+FIRST_FACTS_S = 2.0
+
+Connect = Callable[[OpenAIServer], Engine]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """`name` as answers give it; `adapter` the tenant's own LoRA adapter."""
+
+    name: str
+    engine: Engine
+    facts: EngineFacts
+    adapter: str | None = None
+
+
+class Generators:
+    """Every generator that this process can reach. `named` are the platform's, in order; `connect` reaches others.
+
+    `adapters[name][tenant]` is the tenant's LoRA adapter of a generator. For one event loop.
+    """
+
+    def __init__(
+        self,
+        named: Mapping[str, Engine],
+        connect: Connect,
+        adapters: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._named = dict(named)
+        self._connect = connect
+        self._adapters = adapters or {}
+        self._own: dict[OpenAIServer, Engine] = {}
+        self._known: dict[int, tuple[float, EngineFacts | None]] = {}
+        self._asking: dict[int, asyncio.Task[None]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a request may name."""
+        return tuple(self._named)
+
+    async def named(self, name: str) -> EngineFacts | None:
+        """What one of the platform's generators serves, None while it is away."""
+        return await self.facts(self._named[name])
+
+    async def choose(self, scope: TenantScope, question: Question) -> Chosen | None:
+        """The generator of a question, None = the extractive answerer writes (result.py says when that is a loss)."""
+        found = self._wanted(scope, question)
+        if found is None:
+            return None
+        name, engine = found
+        facts = await self.facts(engine)
+        if facts is None:
+            return None
+        adapter = self._adapters.get(name, {}).get(scope.tenant)
+        return Chosen(f"vllm:{facts.model}" if name in self._named else f"openai:{facts.model}", engine, facts, adapter)
+
+    def _wanted(self, scope: TenantScope, question: Question) -> tuple[str, Engine] | None:
+        own = scope.config.generator
+        wish = question.generator or AUTO
+        if wish == EXTRACTIVE or (wish == AUTO and own == EXTRACTIVE):
+            return None
+        if wish in self._named and wish != VLLM:
+            return wish, self._named[wish]
+        if isinstance(own, OpenAIGenerator):
+            if own.openai not in self._own:
+                self._own[own.openai] = self._connect(own.openai)
+            return own.openai.model, self._own[own.openai]
+        if own in self._named:
+            return own, self._named[own]
+        first = next(iter(self._named.items()), None)
+        return first if own in (AUTO, EXTRACTIVE, VLLM) else None
+
+    async def facts(self, engine: Engine) -> EngineFacts | None:
+        """What an engine serves, None while it is away. Known facts are renewed in the background."""
+        key = id(engine)
+        known = self._known.get(key)
+        if known is None or (known[1] is None and time.monotonic() - known[0] > FACTS_S):
+            task = self._ask(key, engine)
+            if known is None:
+                await asyncio.wait([task], timeout=FIRST_FACTS_S)
+        elif time.monotonic() - known[0] > FACTS_S:
+            self._ask(key, engine)
+        return self._known.get(key, (0.0, None))[1]
+
+    def lost(self, engine: Engine) -> None:
+        """An engine failed: the next question asks whether it is there before it is chosen."""
+        self._known[id(engine)] = (0.0, None)
+
+    def _ask(self, key: int, engine: Engine) -> asyncio.Task[None]:
+        running = self._asking.get(key)
+        if running is None or running.done():
+            running = self._asking[key] = asyncio.create_task(self._learn(key, engine))
+        return running
+
+    async def _learn(self, key: int, engine: Engine) -> None:
+        deadline.start(FACTS_LIMIT_S)  # a task's own: the question that began it may be nearly over
+        facts: EngineFacts | None = None
+        try:
+            facts = await engine.facts()
+        except FathomError:
+            facts = None
+        finally:
+            self._known[key] = (time.monotonic(), facts)
