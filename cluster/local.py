@@ -135,7 +135,9 @@ def _start_mlflow(info: PlatformInfo) -> int:
 
 def _start_ray(info: PlatformInfo, settings: Settings) -> int:
     environment = _environment(info, head_environment(info, serve_environment(info, settings)))
-    return processes.start(head_command(info), environment, _log(info, "ray"))
+    engines = [model.replicas for model in settings.generators.values() if model.base_url is None]
+    engine_cpus = sum(size.max * size.cpus for size in engines)
+    return processes.start(head_command(info, engine_cpus), environment, _log(info, "ray"))
 
 
 def _deploy(info: PlatformInfo, settings: Settings) -> None:

@@ -7,6 +7,7 @@ instead (ray/_private/services.py, resolve_ip_for_localhost).
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
@@ -40,8 +41,11 @@ def head_environment(info: PlatformInfo, serve: Mapping[str, str]) -> dict[str, 
     }
 
 
-def head_command(info: PlatformInfo) -> list[str]:
-    """`ray start --head --block`: its children share its fate, a kill -9 included."""
+def head_command(info: PlatformInfo, engine_cpus: float = 0) -> list[str]:
+    """`ray start --head --block`: its children share its fate, a kill -9 included.
+
+    `engine_cpus` are promised to generators for good, on top of what jobs need.
+    """
     ports = info.ports
     return [
         str(Path(sys.executable).with_name("ray")),
@@ -56,7 +60,7 @@ def head_command(info: PlatformInfo) -> list[str]:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={ports.dashboard}",
         f"--temp-dir={info.temp_dir}",
-        f"--num-cpus={max(MIN_CPUS, os.cpu_count() or 1)}",
+        f"--num-cpus={max(MIN_CPUS, os.cpu_count() or 1) + math.ceil(engine_cpus)}",
         f"--object-store-memory={object_store_bytes()}",
         "--include-log-monitor=false",
         "--disable-usage-stats",

@@ -23,7 +23,7 @@ from services import deadline
 from services.breaker import Breaker
 from services.contracts import Candidates, CrossEncoderFacts, Float32, Passage, Question, Scored
 from services.gateway.ports import Upload
-from services.generation.engine import Engine, EngineFacts, Piece, ServerEngine, Writing, chat_body, piece_of
+from services.generation.engine import Engine, EngineFacts, Piece, ServerEngine, Writing, chat_body
 from services.generation.generators import Generators
 from services.settings import GeneratorModel, Settings, secret_of
 from tenants.config import OpenAIServer
@@ -189,11 +189,6 @@ class RemoteEngine:
         counts: list[int] = await self._caller().call("tokens", list(texts))
         return counts
 
-    async def running(self) -> int:
-        """Requests that one replica's engine has."""
-        count: int = await self._caller().call("running")
-        return count
-
     async def write(self, writing: Writing, timeout_s: float = math.inf) -> AsyncGenerator[Piece]:
         """See `generation.engine.Engine`. Nothing is sent twice: what was written may have been shown."""
         handle = self._handle()[0]
@@ -203,8 +198,8 @@ class RemoteEngine:
         ended = False
         try:
             async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
-                async for chunk in response:
-                    yield piece_of(chunk)
+                async for piece in response:
+                    yield piece
             ended = True
         except TimeoutError:
             raise DeadlineExceeded("the generator did not answer in time; try again", retry_after_s=1) from None

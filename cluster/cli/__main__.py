@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from cluster.cli import (
+    answers_verbs,
     ask_verbs,
     audit_verbs,
     bench_verbs,
@@ -38,7 +39,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
-    for family in (platform_verbs, index_verbs, ask_verbs, eval_verbs, calibrate_verbs, audit_verbs):
+    for family in (platform_verbs, index_verbs, ask_verbs, answers_verbs, eval_verbs, calibrate_verbs, audit_verbs):
         family.register(app)
     app.add_typer(tenant_verbs.build(), name="tenant", help="Create, list, change and delete tenants.")
     app.add_typer(key_verbs.build(), name="key", help="Create, list and revoke API keys.")

@@ -38,12 +38,12 @@ def run_calibration(
     store = open_control_plane(settings)
     owner = store.get_tenant(tenant_name(tenant))
     questions = read_questions(settings, owner, queries, qrels).first(limit)
-    with _shown(tenant) as show:
+    with shown_pace(tenant) as show:
         return calibrate(questions, store.scope_of(owner, settings.root), store, settings, collect, show)
 
 
 @contextmanager
-def _shown(title: str) -> Iterator[Show]:
+def shown_pace(title: str) -> Iterator[Show]:
     """A bar with rate and time left on a terminal, plain lines elsewhere; on stderr."""
     from jobs.calibration.progress import Paced
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.platform import platform_settings
-from cluster.status import running_platform
+from cluster.cli.attaching import attached, generating
 from jobs.evaluation.datasets import load_dataset
 from jobs.evaluation.pipeline import Plan, Unrecorded, evaluate
 from services.control_plane import open_control_plane
@@ -28,15 +27,14 @@ def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, 
     for path in (queries, qrels):
         if not path.is_file():
             raise InvalidInput(f"there is no file {path}; check the path")
-    info = running_platform(settings.data_dir)
-    if info is not None:
-        settings = platform_settings(settings, info)
+    settings = attached(settings)
     dataset = load_dataset(queries, qrels)
     store = open_control_plane(settings)
     scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
     retriever = open_retriever(settings)
     scorer = open_scorer(settings, [scope.config.rerankers.small, scope.config.rerankers.large], Uncounted())
-    steps = Steps(retriever, AdaptiveReranker(scorer), ExtractiveAnswerer(retriever), Unrecorded())
+    answerer = generating(settings, retriever) if plan.answers else ExtractiveAnswerer(retriever)
+    steps = Steps(retriever, AdaptiveReranker(scorer), answerer, Unrecorded())
     try:
         scorer.wait()
         return evaluate(dataset, scope, steps, settings, plan)

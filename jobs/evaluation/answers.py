@@ -91,14 +91,14 @@ def measuring_scope(embedder: str, dimension: int) -> TenantScope:
 
 def token_f1(answer: str, gold: str) -> float:
     """Harmonic mean of precision and recall over normalised words, in [0, 1]."""
-    ours, theirs = _normalised(answer), _normalised(gold)
+    ours, theirs = normalised(answer), normalised(gold)
     common = sum((Counter(ours) & Counter(theirs)).values())
     return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
 def containment(answer: str, gold: str) -> float:
     """1.0 when `answer` holds a short gold answer word for word; of a long one the share of its words, in [0, 1]."""
-    ours, theirs = _normalised(answer), _normalised(gold)
+    ours, theirs = normalised(answer), normalised(gold)
     if len(theirs) < LONG_ANSWER_WORDS:
         return float(f" {' '.join(theirs)} " in f" {' '.join(ours)} ")
     return sum((Counter(ours) & Counter(theirs)).values()) / len(theirs)
@@ -144,7 +144,8 @@ def fit_logistic(table: Float32, labels: Float32, penalty: float) -> tuple[Float
     return raw, float(weights[-1] - mean @ raw)
 
 
-def _normalised(text: str) -> list[str]:
+def normalised(text: str) -> list[str]:
+    """The words that answers are compared by: lower case, no punctuation, no articles."""
     return _ARTICLES.sub(" ", _PUNCTUATION.sub("", text.lower())).split()
 
 

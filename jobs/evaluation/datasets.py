@@ -10,7 +10,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,31 @@ from tenants.ids import DIGEST_CHARS
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """`queries` are the judged ones, by id; `judgements` {query: {document: grade}}; `digest` covers both."""
+    """`queries` are the judged ones, by id; `judgements` {query: {document: grade}}; `digest` covers both.
+
+    `answers` are gold texts of the queries whose line has an `answers` list.
+    """
 
     queries: dict[str, str]
     judgements: dict[str, dict[str, int]]
     digest: str
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def load_dataset(queries: Path, qrels: Path) -> Dataset:
     """Read both files. Queries without a judgement are left out, judgements without a query are an error."""
     judgements = read_qrels(qrels)
-    texts = {str(row["_id"]): str(row["text"]) for row in read_jsonl(queries) if str(row["_id"]) in judgements}
+    rows = {str(row["_id"]): row for row in read_jsonl(queries) if str(row["_id"]) in judgements}
+    texts = {query: str(row["text"]) for query, row in rows.items()}
     missing = judgements.keys() - texts.keys()
     if missing:
         raise InvalidInput(f"{qrels.name} judges {len(missing)} queries that {queries.name} does not hold; check both")
-    return Dataset({query: texts[query] for query in judgements}, judgements, digest_of(texts, judgements))
+    answers = {query: gold for query, row in rows.items() if (gold := _gold(row.get("answers")))}
+    return Dataset({query: texts[query] for query in judgements}, judgements, digest_of(texts, judgements), answers)
+
+
+def _gold(value: object) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str) and one.strip()) if isinstance(value, list) else ()
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

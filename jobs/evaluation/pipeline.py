@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from jobs.evaluation.answering import Written, summary, write
+from jobs.evaluation.answering import figure_of as answer_figure
 from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.metrics import mean, per_query
 from jobs.tracking import run
 from services.contracts import AuditRecord, Caller, Question, RerankChoice
-from services.query import Steps, answer, search
+from services.query import Steps, search
 from services.result import SearchResult
 from services.settings import Settings
 from tenants.corpus.release import pinned
@@ -47,16 +49,17 @@ class Plan:
     k: int = 10
     limit: int | None = None
     answers: bool = False
+    generators: tuple[str | None, ...] = (None,)  # None = the tenant's own
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question's outcome: documents best first, cross-encoder pairs, wall milliseconds, the answer's state."""
+    """One question's outcome: documents best first, cross-encoder pairs, wall milliseconds, an answer a generator."""
 
     documents: tuple[str, ...]
     pairs: int
     latency_ms: float
-    grounded: str | None = None
+    written: tuple[Written, ...] = ()
 
 
 def evaluate(
@@ -75,12 +78,17 @@ def evaluate(
     if scope.release is None:
         raise InvalidInput("the tenant has no published index; index documents first")
     with run(settings, EXPERIMENT, _params(dataset, scope, plan, len(queries))) as tracked:
-        asked = asyncio.run(_ask_all(queries, scope, replace(steps, audit=Unrecorded()), plan, progress))
+        line = replace(steps, audit=Unrecorded())
+        asked = asyncio.run(_ask_all(queries, scope, line, plan, dataset, progress))
         report = report_of(asked, dataset, plan)
         tracked.metrics({name.replace("@", "_at_"): value for name, value in report["metrics"].items()})
         tracked.metrics({f"latency_{name}_ms": value for name, value in report["latency_ms"].items()})
         tracked.document({"dataset": dataset.digest, **report}, "evaluation.json")
         tracked.figure(figure_of(asked, dataset, plan.k), "evaluation.png")
+        if plan.answers:
+            for name, figures in report["answer_metrics"].items():
+                tracked.metrics({f"{_plain(name)}_{figure}": value for figure, value in figures.items()})
+            tracked.figure(answer_figure(_by_generator(asked, plan)), "answers.png")
         return {**report, "run_id": tracked.wait_for_id()}
 
 
@@ -97,8 +105,9 @@ def report_of(asked: Mapping[str, Asked], dataset: Dataset, plan: Plan) -> dict[
         "latency_ms": dict(zip(("p50", "p95", "p99"), np.round(latency, 3).tolist(), strict=True)),
     }
     if plan.answers:
-        states = [item.grounded for item in asked.values()]
+        states = [item.written[0].grounded for item in asked.values()]
         report["answers"] = {state: states.count(state) for state in ("full", "partial", "abstained")}
+        report["answer_metrics"] = {name: summary(one) for name, one in _by_generator(asked, plan).items()}
     return report
 
 
@@ -119,11 +128,20 @@ async def _ask_all(
     scope: TenantScope,
     steps: Steps,
     plan: Plan,
+    dataset: Dataset,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Asked]:
     asked: dict[str, Asked] = {}
     for number, (query, text) in enumerate(queries.items(), 1):
-        asked[query] = await _ask(text, scope, steps, plan)
+        found = await _ask(text, scope, steps, plan)
+        if plan.answers:
+            relevant, gold = dataset.judgements[query], dataset.answers.get(query, ())
+            question = Question(text, rerank=plan.rerank, depth=plan.depth)
+            written = [
+                await write(replace(question, generator=name), scope, steps, relevant, gold) for name in plan.generators
+            ]
+            found = replace(found, written=tuple(written))
+        asked[query] = found
         if progress is not None:
             progress(number, len(queries))
     return asked
@@ -134,11 +152,18 @@ async def _ask(text: str, scope: TenantScope, steps: Steps, plan: Plan) -> Asked
     began = time.perf_counter()
     found = await search(question, scope, steps, _CALLER)
     latency_ms = (time.perf_counter() - began) * 1000
-    grounded = None
-    if plan.answers:
-        reply = await answer(replace(question, top_k=10, group_by=None), scope, steps, _CALLER)
-        grounded = reply.draft.grounded
-    return Asked(_documents(found), found.ranked.pairs, latency_ms, grounded)
+    return Asked(_documents(found), found.ranked.pairs, latency_ms)
+
+
+def _by_generator(asked: Mapping[str, Asked], plan: Plan) -> dict[str, list[Written]]:
+    """Every question's answers by the generator that was asked for."""
+    return {
+        name or "tenant": [item.written[place] for item in asked.values()] for place, name in enumerate(plan.generators)
+    }
+
+
+def _plain(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "_-." else "_" for char in name)
 
 
 def _documents(found: SearchResult) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Our answers in the shape of OpenAI's chat completions: message, annotations, chunks, stop sequences. Pure.
 
-Citations are `url_citation` annotations over the characters of `content`; the whole `Answer` is `message.fathom`,
-in a stream `delta.fathom` of the last chunk.
+Citations are `url_citation` annotations over the characters of `content`, and once more in Cohere's shape
+(`message.citations`); the whole `Answer` is `message.fathom`, in a stream `delta.fathom` of the last chunk.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Completion:
             "content": content,
             "refusal": None,
             "annotations": self.annotations(answer, len(content)),
+            "citations": spans_cited(answer, len(content)),
             "fathom": answer,
         }
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
@@ -98,7 +99,7 @@ class ChunkWriter:
             if text := self._stop.rest():
                 yield self._delta(content=text)
             if notes := self.completion.annotations(event.data, self._stop.shown):
-                yield self._delta(annotations=notes)
+                yield self._delta(annotations=notes, citations=spans_cited(event.data, self._stop.shown))
             yield self.completion.chunk(self.query_id, {"fathom": event.data}, "stop")
             if self.completion.usage:
                 yield self.completion.counted(event.data)
@@ -141,6 +142,20 @@ class StopFilter:
 def before(text: str, stop: Sequence[str]) -> str:
     """`text` up to the first stop sequence."""
     return text[: min((place for one in stop if (place := text.find(one)) >= 0), default=len(text))]
+
+
+def spans_cited(answer: Mapping[str, Any], shown: int) -> list[dict[str, Any]]:
+    """Cohere's citations of the same spans: one a cited stretch of text, with every source that it has."""
+    found: dict[tuple[int, int], dict[str, Any]] = {}
+    for one in answer["citations"]:
+        start, end = one["answer_start"], one["answer_end"]
+        if end > shown:
+            continue
+        text = answer["answer"][start:end]
+        cited = found.setdefault((start, end), {"start": start, "end": end, "text": text, "sources": []})
+        document = {"id": one["document_id"], "title": one["title"], "snippet": one["quote"]}
+        cited["sources"].append({"type": "document", "id": one["chunk_id"], "document": document})
+    return [cited | {"type": "TEXT_CONTENT"} for cited in found.values()]
 
 
 def usage_of(answer: Mapping[str, Any]) -> dict[str, int]:

@@ -231,7 +231,8 @@ class Readiness:
         if facts is None:
             detail = "is not up; until then answers are extractive"
             return Component(f"generator {name}", "", ready=False, detail=detail, optional=True)
-        detail = f"reads {facts.context_tokens} tokens"
+        at_work = "" if facts.at_work is None else f", {facts.at_work} answers at work"
+        detail = f"reads {facts.context_tokens} tokens{at_work}"
         return Component(f"generator {name}", facts.model, ready=True, detail=detail, optional=True)
 
     def _embedder(self) -> str:

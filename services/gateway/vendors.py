@@ -156,6 +156,32 @@ class Annotation(Reply):
     url_citation: UrlCitation
 
 
+class CitedDocument(Reply):
+    """The document behind a citation; `snippet` is verbatim."""
+
+    id: str
+    title: str
+    snippet: str
+
+
+class CitationSource(Reply):
+    """One source of a cited span; `id` is the chunk's."""
+
+    type: Literal["document"]
+    id: str
+    document: CitedDocument
+
+
+class SpanCitation(Reply):
+    """Cohere's citation: half-open characters of `content`, and every source of them."""
+
+    start: int
+    end: int
+    text: str
+    sources: list[CitationSource]
+    type: Literal["TEXT_CONTENT"]
+
+
 class AssistantMessage(Reply):
     """`fathom` is the whole answer as `POST …/query` gives it."""
 
@@ -163,6 +189,7 @@ class AssistantMessage(Reply):
     content: str
     refusal: None
     annotations: list[Annotation]
+    citations: list[SpanCitation]
     fathom: Answer
 
 

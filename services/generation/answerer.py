@@ -132,7 +132,7 @@ class GroundedAnswerer:
         if not shown:
             return None
         prompt = prompt_of(question.text, shown, config.answer.instructions, config.sources.authority)
-        checked = Checked(shown, marks=config.answer.unsupported == "mark")
+        checked = Checked(question.text, shown, marks=config.answer.unsupported == "mark")
         return _Work(chosen, prompt, shown, most, checked, LineReader(prompt.shown))
 
     async def _write(self, work: _Work, scope: TenantScope, question: Question) -> AsyncGenerator[AnswerEvent]:

@@ -16,12 +16,13 @@ from urllib.parse import urlsplit
 from services.contracts import Citation, Passage
 from services.evidence.citations import Part, cite, compose
 from services.evidence.conflicts import Conflict, disclosed
-from services.evidence.support import Support, support
+from services.evidence.support import Support, claim_of, support
 from services.evidence.text import STOP_WORDS, stem, words
 from services.generation.grammar import Line
 from services.generation.prompt import unfenced
 
 UNSUPPORTED = "(not supported by the evidence)"
+SHORT = 2  # content words
 MISSING_WORDS = 4  # named of a partial answer at most
 
 _LINK = re.compile(
@@ -38,6 +39,7 @@ class Checked:
     `marks` keeps unsupported lines, marked, instead of dropping them.
     """
 
+    question: str
     passages: Sequence[Passage]
     marks: bool = False
     text: str = ""
@@ -71,9 +73,16 @@ class Checked:
 
     def _backed(self, said: str, markers: Iterable[int]) -> Iterable[tuple[int, Support]]:
         for marker in markers:
-            found = support(said, self.passages[marker - 1].text)
-            if found is not None and found.holds:
+            text = self.passages[marker - 1].text
+            found = support(said, text)
+            if found is not None and found.holds and self._to_the_point(said, text[found.start : found.end]):
                 yield marker - 1, found
+
+    def _to_the_point(self, said: str, quote: str) -> bool:
+        """A line of one or two words is easily found anywhere: its quote must speak of what was asked."""
+        if len(claim_of(said).stems) > SHORT:
+            return True
+        return bool(claim_of(quote).stems & claim_of(self.question).stems)
 
     def _cited(self, said: str, backed: Sequence[tuple[int, Support]]) -> Part:
         gap = self._gap()

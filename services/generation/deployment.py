@@ -1,15 +1,17 @@
 """vLLM as a Serve deployment: `ray.serve.llm`'s server with the few calls that the gateway makes.
 
-Ray's own `chat` batches its output for 50 ms and wants vLLM's request class from the caller; `write` hands every
-chunk on at once and takes plain JSON, so that the gateway's process never loads vLLM. A dead engine fails the health
+Ray's own `chat` batches its output for 50 ms and wants vLLM's request class from the caller; `write` takes plain JSON,
+so that the gateway's process never loads vLLM, and hands on whole lines as soon as they end: nothing shorter leaves
+the house, and a message per token would cost more than the token. A dead engine fails the health
 check, and Serve starts a new replica; the engine's own process dies with its replica, whatever killed that.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
+from services.generation.engine import Piece, piece_of
 from services.handles import GENERATOR_DEPLOYMENT
 from services.settings import GeneratorModel
+from tenants.errors import Unavailable
 
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 30.0  # a busy engine answers late (ray-project/ray#54070)
@@ -29,19 +33,23 @@ CPU_CACHE_GIB = "1"
 class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not typed
     """One replica: one vLLM engine."""
 
-    async def write(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        """OpenAI's chunks as mappings; closing it aborts the request in the engine."""
+    async def write(self, body: Mapping[str, Any]) -> AsyncGenerator[Piece]:
+        """The answer line by line, last what it cost; closing it aborts the request in the engine.
+
+        Raises `Unavailable` for what the engine refuses or breaks off.
+        """
         from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
+        held = ""
         async with aclosing(self.engine.chat(ChatCompletionRequest(**body))) as stream:
             async for chunk in stream:
                 if not isinstance(chunk, str):
-                    yield {"error": chunk.model_dump(mode="json")}
-                    return
-                for line in chunk.split("\n"):
-                    data = line.removeprefix("data: ").strip()
-                    if line.startswith("data: ") and data != "[DONE]":
-                        yield json.loads(data)
+                    raise Unavailable(f"the generator refused: {chunk.error.message}")
+                for piece in _pieces(chunk):
+                    whole, end, held = (held + piece.text).rpartition("\n")
+                    if end or piece.prompt_tokens:
+                        yield replace(piece, text=whole + end)
+        yield Piece(held)
 
     async def tokens(self, texts: Sequence[str], timeout_s: float | None) -> list[int]:
         """Tokens of each text by the model's tokenizer, without special ones."""
@@ -49,14 +57,21 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
         return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
 
     async def facts(self, timeout_s: float | None) -> dict[str, Any]:
-        """`model` and `context_tokens`; raises while the engine is dead."""
+        """`EngineFacts` as a mapping; raises while the engine is dead."""
         await self.check_health()
         model = self.engine._engine_client.model_config  # noqa: SLF001 the same
-        return {"model": self._llm_config.model_id, "context_tokens": int(model.max_model_len)}
+        at_work = self.engine._engine_client.output_processor.get_num_unfinished_requests()  # noqa: SLF001 the same
+        source = str(self._llm_config.model_loading_config.model_source)
+        name = Path(source).name if Path(source).is_absolute() else source
+        return {"model": name, "context_tokens": int(model.max_model_len), "at_work": int(at_work)}
 
-    async def running(self, timeout_s: float | None) -> int:
-        """Requests that the engine works on or has queued."""
-        return int(self.engine._engine_client.output_processor.get_num_unfinished_requests())  # noqa: SLF001 the same
+
+def _pieces(chunk: str) -> Iterator[Piece]:
+    """The server-sent events of one piece of vLLM's stream."""
+    for line in chunk.split("\n"):
+        data = line.removeprefix("data: ").strip()
+        if line.startswith("data: ") and data != "[DONE]":
+            yield piece_of(json.loads(data))
 
 
 def generator(name: str, model: GeneratorModel, deployment: Mapping[str, Any], cache_dir: str) -> serve.Application:

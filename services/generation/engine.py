@@ -53,10 +53,11 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """`model` as answers name it; `context_tokens` prompt and answer together."""
+    """`model` as answers name it; `context_tokens` prompt and answer together; `at_work` answers, where it is told."""
 
     model: str
     context_tokens: int
+    at_work: int | None = None
 
 
 class Engine(Protocol):

@@ -66,8 +66,10 @@ class Generators:
         return tuple(self._named)
 
     async def named(self, name: str) -> EngineFacts | None:
-        """What one of the platform's generators serves, None while it is away."""
-        return await self.facts(self._named[name])
+        """What one of the platform's generators serves at this moment, None while it is away; asks it."""
+        engine = self._named[name]
+        await asyncio.wait([self._ask(id(engine), engine)], timeout=FIRST_FACTS_S)
+        return self._known.get(id(engine), (0.0, None))[1]
 
     async def choose(self, scope: TenantScope, question: Question) -> Chosen | None:
         """The generator of a question, None = the extractive answerer writes (result.py says when that is a loss)."""

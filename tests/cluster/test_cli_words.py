@@ -18,7 +18,7 @@ VERBS = [
     ["key", "create"], ["key", "list"], ["key", "revoke"],
     ["share", "grant"], ["share", "list"], ["share", "revoke"],
     ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
-    ["search"], ["ask"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
+    ["search"], ["ask"], ["answers"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
     ["train", "reranker"],
 ]  # fmt: skip
 

@@ -19,6 +19,8 @@ from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, Platform, Upload
+from services.gateway.tokens import TenantTokens
+from services.generation.answerer import GroundedAnswerer
 from services.query import Steps
 from services.reranking.first_stage import FirstStage
 from services.settings import Ingest, Limits, Retrieval, Settings
@@ -27,6 +29,7 @@ from tenants.errors import Conflict, NotFound, Unavailable
 from tenants.scope import Release, TenantScope
 from tenants.store import CalibrationCache, KeyCache, open_store
 from tests import fakes
+from tests.services.generation.scripted import ScriptedEngine, generators
 
 ADMIN_KEY = "fa_" + "a" * 64
 
@@ -179,6 +182,7 @@ class World:
     metrics: CountedMetrics
     scorer: fakes.FakeScorer
     client: httpx.AsyncClient
+    engine: ScriptedEngine
     ready: bool = True
     reranks: bool = True
 
@@ -225,6 +229,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     store = open_store(settings.control_url, pepper=b"a pepper of the tests, 32 bytes!")
     audit, corpus, jobs, metrics = open_audit_log(settings.audit_url), MemoryCorpus(), RecordedJobs(), CountedMetrics()
     reading, scorer, limits = Database(settings.audit_url), fakes.FakeScorer(), RateLimits()
+    engine = ScriptedEngine(away=Unavailable("not started"))
+    answerer = GroundedAnswerer(ExtractiveAnswerer(corpus), generators(engine), TenantTokens(limits))
     held: list[World] = []
 
     async def components() -> Sequence[Component]:
@@ -243,7 +249,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         store=store,
         calibrations=CalibrationCache(store),
         keys=KeyCache(store, ttl_s=0.05),
-        steps=Steps(corpus, FirstStage(), ExtractiveAnswerer(corpus), audit),
+        steps=Steps(corpus, FirstStage(), answerer, audit),
         scorer=scorer,
         pairs=TenantPairs(limits),
         catalogue=corpus,
@@ -257,10 +263,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         components=components,
         version="0.1.0",
         count_tokens=count_tokens,
+        generators=("vllm",),
     )
     transport = httpx.ASGITransport(create_app(platform), raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
-        held.append(World(platform, corpus, jobs, metrics, scorer, client))
+        held.append(World(platform, corpus, jobs, metrics, scorer, client, engine))
         yield held[0]
     audit.close()
     reading.close()

@@ -186,6 +186,9 @@ async def test_openais_client_reads_a_completion(client) -> None:
     assert "Rome is the capital of Italy" in message.content
     assert message.annotations[0].type == "url_citation"
     assert message.annotations[0].url_citation.url == "http://gateway/t/acme/v1/documents/rome"
+    (cited,) = message.citations  # Cohere's shape of the same span
+    assert message.content[cited["start"] : cited["end"]] == cited["text"] == "Rome is the capital of Italy."
+    assert cited["sources"][0]["document"]["snippet"] == cited["text"]
     assert message.fathom["grounded"] == "full"
     assert found.usage.total_tokens == 0
 
@@ -222,6 +225,6 @@ async def test_openais_client_raises_its_own_errors(client, world) -> None:
         await client.chat.completions.create(**ASKED, n=2)
     with pytest.raises(openai.AuthenticationError):
         await client.with_options(api_key="wrong").chat.completions.create(**ASKED)
-    assert [model.id async for model in client.models.list()] == ["fathom", "extractive", "builtin"]
+    assert [model.id async for model in client.models.list()] == ["fathom", "extractive", "vllm", "builtin"]
     vectors = await client.embeddings.create(model="fathom", input=["a", "b"])
     assert len(vectors.data) == 2

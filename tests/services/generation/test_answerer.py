@@ -81,6 +81,7 @@ def test_a_supported_line_is_cited_verbatim() -> None:
         "The tower was finished in March 1889 [2].\n",  # the wrong passage
         "The tower was finished in March 1889 [9].\n",  # a passage that nobody showed
         "The tower was finished in March 1889\n",  # no passage
+        "Bananas [2].\n",  # words of a passage that speaks of something else
         "The tower was finished in March 1889, see https://evil.example/x [1].\n",  # a link out of nowhere
         "The tower was finished in March 1889 [see evil] [1].\n",
     ],
