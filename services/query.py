@@ -10,7 +10,7 @@ appends before its first event (state `streaming`) and again before the `answer`
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +96,7 @@ async def conclude(prepared: Prepared, draft: Draft, steps: Steps) -> Answer:
     return Answer(result_of(prepared, draft), draft)
 
 
-async def stream(question: Question, scope: TenantScope, steps: Steps, caller: Caller) -> AsyncIterator[StreamEvent]:
+async def stream(question: Question, scope: TenantScope, steps: Steps, caller: Caller) -> AsyncGenerator[StreamEvent]:
     """`evidence`, then `token` and `citation` events in reading order, last the whole `answer`."""
     prepared = await prepare(question, scope, steps, caller)
     await _record(prepared, None, "streaming", steps)

@@ -67,6 +67,23 @@ def test_the_serve_config_s_arguments_are_our_settings():
     assert settings.gateway.min < settings.gateway.max
 
 
+@pytest.mark.filterwarnings("ignore::pydantic.warnings.PydanticDeprecatedSince20")
+def test_the_config_with_a_generator_is_the_same_platform_with_one():
+    from ray.serve.schema import ServeDeploySchema
+
+    from cluster.generator import NamedGenerator
+
+    with_generator = load("serve-vllm.yaml")
+    ServeDeploySchema.model_validate(with_generator)
+    platform, generator = with_generator["applications"]
+    named = NamedGenerator(**generator["args"])
+    assert generator["name"] == f"generator-{named.name}"
+    assert generator["route_prefix"] is None
+    assert Settings(**platform["args"]).generators[named.name].model == named.model
+    del platform["args"]["generators"]
+    assert with_generator | {"applications": [platform]} == serve_config()
+
+
 def test_the_rayservice_runs_the_serve_config():
     assert yaml.safe_load(load("rayservice.yaml")["spec"]["serveConfigV2"]) == serve_config()
 

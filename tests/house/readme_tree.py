@@ -18,6 +18,7 @@ WIDTH = 100
 OTHERS = {
     "cluster": [
         ("serve.yaml", "the Serve config of a cluster"),
+        ("serve-vllm.yaml", "the same with a vLLM generator"),
         ("rayservice.yaml", "the same on Kubernetes"),
         ("rayjob-indexing.yaml", "one indexing job on Kubernetes"),
         ("images/Dockerfile", "the image of both"),
