@@ -1,4 +1,4 @@
-"""The platform that benchmarks/generation.py measures: a vLLM engine on a random checkpoint, a tenant with these docs."""
+"""The platform that benchmarks/generation.py measures: a vLLM engine on a random checkpoint, a tenant with docs."""
 
 from __future__ import annotations
 
