@@ -3,8 +3,8 @@
     python -m benchmarks.rerank_http --data FOLDER/medquad [--calibrate 400] [--questions 120] [--documents 0]
 
 A platform of its own (no logits are remembered) indexes the corpus, `fathom calibrate` certifies the tenant on
-`--calibrate` labelled questions, other questions are asked over HTTP: never and auto at concurrency 1, 8, 32, always at 1
-and 4. The client shares the machine's cores. Prints one JSON document.
+`--calibrate` labelled questions, other questions are asked over HTTP: never and auto at concurrency 1, 8, 32, always at
+1 and 4. The client shares the machine's cores. Prints one JSON document.
 """
 
 from __future__ import annotations
