@@ -156,6 +156,10 @@ class ServerEngine:
                     async for chunk in chunks:
                         yield piece_of(chunk.model_dump())
 
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._client.close()
+
     async def _tokenized(self, text: str) -> int | None:
         with suppress(openai.APIError, KeyError, TypeError):
             found: Any = await self._client.post(
