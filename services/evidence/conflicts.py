@@ -1,7 +1,8 @@
 """Whether two shown passages contradict each other on what was asked, and which one the tenant prefers. Pure.
 
-Two units of different documents contradict each other when they speak of the same (Jaccard of their content stems,
-numbers aside, at least SAME; both hold a share ASKED of the question's stems) and
+Two statements (no questions, at most WORDS words) of different documents contradict each other when they speak of the
+same: at least SHARED content stems in common, numbers aside, their Jaccard at least SAME, both hold a share ASKED of
+the question's stems, and what of the question stands in one document's title stands in the other passage too. And
 
     number, date, version   both hold such values in front of the same unit word, and none in common
     negation                exactly one of them denies, and their stems agree to DENIED
@@ -25,9 +26,11 @@ from services.evidence.support import Claim, claim_of, numbers_of
 from services.evidence.text import stem, words
 from tenants.config import TenantConfig
 
-SAME = 0.5
-DENIED = 0.6
+SAME = 0.7
+DENIED = 0.8
+SHARED = 2
 ASKED = 0.34
+WORDS = 40
 PER_PASSAGE = 6  # units of a passage that are compared, those that hold most of the question
 MOST = 3  # conflicts of one answer
 
@@ -73,7 +76,8 @@ def conflicts(question: str, passages: Sequence[Passage], config: TenantConfig) 
     said = [_said(place, passage.text, asked) for place, passage in enumerate(passages)]
     found: list[Conflict] = []
     for first, second in combinations(range(len(passages)), 2):
-        if _document(passages[first]) == _document(passages[second]):
+        ours, theirs = passages[first], passages[second]
+        if _document(ours) == _document(theirs) or not _same_subject(ours, theirs, asked):
             continue
         conflict = _between(said[first], said[second], passages, config)
         if conflict is not None:
@@ -105,8 +109,10 @@ def preferred(first: Passage, second: Passage, config: TenantConfig) -> tuple[st
 
 def _said(place: int, text: str, asked: frozenset[str]) -> list[_Said]:
     """The units of one passage that speak of what was asked, most of it first."""
-    units = [(unit, text[unit.start : unit.end]) for unit in split(text) if unit.kind in ("sentence", "item", "row")]
-    found = [_Said(Pick(place, unit.start, unit.end, unit.kind), said, claim_of(said)) for unit, said in units]
+    units = [(unit, text[unit.start : unit.end]) for unit in split(text) if unit.kind in ("sentence", "item")]
+    stated = [(unit, said) for unit, said in units if not said.rstrip("\"' )").endswith(("?", "？", ":"))]
+    short = [(unit, said) for unit, said in stated if len(said.split()) <= WORDS]
+    found = [_Said(Pick(place, unit.start, unit.end, unit.kind), said, claim_of(said)) for unit, said in short]
     shares = {id(one): len(one.claim.stems & asked) / max(1, len(asked)) for one in found}
     kept = [one for one in found if shares[id(one)] >= ASKED]
     return sorted(kept, key=lambda one: (-shares[id(one)], one.pick.start))[:PER_PASSAGE]
@@ -128,8 +134,15 @@ def _between(
 
 
 def _likeness(one: _Said, other: _Said) -> float:
-    together = one.claim.stems | other.claim.stems
-    return len(one.claim.stems & other.claim.stems) / len(together) if together else 0.0
+    shared, together = one.claim.stems & other.claim.stems, one.claim.stems | other.claim.stems
+    return len(shared) / len(together) if len(shared) >= SHARED else 0.0
+
+
+def _same_subject(one: Passage, other: Passage, asked: frozenset[str]) -> bool:
+    """Whether what was asked for by a title is spoken of in the other passage as well, both ways."""
+    titles = [claim_of(f"{passage.title} {passage.heading}").stems & asked for passage in (one, other)]
+    texts = [claim_of(f"{passage.title} {passage.heading} {passage.text}").stems for passage in (one, other)]
+    return titles[0] <= texts[1] and titles[1] <= texts[0]
 
 
 def _differences(one: _Said, other: _Said, likeness: float) -> Iterator[str]:

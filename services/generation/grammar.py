@@ -18,6 +18,8 @@ NOTHING = "NONE"  # what the model writes when the evidence does not answer
 MARKERS = 3  # of one line at most
 LINE_CHARS = 2_000  # a longer line is no sentence: it is dropped
 
+_NEVER = r"\[\]\x00-\x1f\x7f"  # no bracket, no control character
+_NOT_FIRST = _NEVER + " \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # a line of spaces says nothing
 _CITED = re.compile(r"^(?P<text>[^\[\]]*[^\[\]\s])\s*(?P<markers>(?:\[\d{1,3}\]){1,8})\s*[.!?]?\s*$")
 
 
@@ -32,7 +34,7 @@ class Line:
 def pattern(shown: int) -> str:
     """The regular expression of a whole answer over passages 1 … `shown` (at least one)."""
     numbers = "|".join(str(number) for number in range(1, shown + 1))
-    line = rf"[^\[\]\x00-\x1f\x7f]+(\[({numbers})\]){{1,{MARKERS}}}\n"
+    line = rf"[^{_NOT_FIRST}][^{_NEVER}]*(\[({numbers})\]){{1,{MARKERS}}}\n"
     return f"({NOTHING}|({line})+)"
 
 
