@@ -54,7 +54,7 @@ from services.generation.answerer import GroundedAnswerer
 from services.generation.engine import EngineFacts, Piece, Writing, chat_body
 from services.generation.generators import Generators
 from services.generation.grammar import LineReader, pattern
-from services.generation.prompt import prompt_of
+from services.generation.prompt import RULES, TEMPLATE_TOKENS, block, fitting, prompt_of
 from services.query import Steps
 from services.query import stream as line
 from services.reranking.first_stage import FirstStage
@@ -187,11 +187,10 @@ async def _by_platform(bench: Bench, client: httpx.AsyncClient) -> int:
 
 
 async def _prompt_of(bench: Bench) -> Any:
-    """The very request that the platform makes for a question, taken from its own steps."""
+    """A request as the platform makes it: evidence of a question, as much as fits, the same rules and grammar."""
+    body = bench.body(generator="extractive")
     async with httpx.AsyncClient(timeout=60) as client:
-        found = (
-            await client.post(f"{bench.base}/query", json=bench.body(generator="extractive"), headers=bench.headers)
-        ).json()
+        found = (await client.post(f"{bench.base}/query", json=body, headers=bench.headers)).json()
 
     passages = [
         Passage(
@@ -200,7 +199,11 @@ async def _prompt_of(bench: Bench) -> Any:
         )
         for one in found["results"]
     ]  # fmt: skip
-    prompt = prompt_of("How do I stop the platform?", passages)
+    room = (await engine().facts()).context_tokens - ANSWER_TOKENS - TEMPLATE_TOKENS
+    head, *sizes = await engine().count(
+        [RULES + body["query"], *(block(n, one, {}) for n, one in enumerate(passages, 1))]
+    )
+    prompt = prompt_of(body["query"], passages[: fitting(sizes, room - head)])
     return Writing(prompt.system, prompt.user, pattern(prompt.shown), ANSWER_TOKENS, salt="bench")
 
 

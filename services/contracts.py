@@ -229,6 +229,7 @@ class Draft:
     degraded: tuple[Degradation, ...] = ()
     abstain_score: float | None = None
     prompt_version: str | None = None
+    cut: bool = False  # the generator was ended by the limit of tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,8 +193,7 @@ class RemoteEngine:
         """See `generation.engine.Engine`. Nothing is sent twice: what was written may have been shown."""
         handle = self._handle()[0]
         body = chat_body(self._address[0].removeprefix("generator-"), writing, structured=True)
-        options = {"multiplexed_model_id": writing.adapter} if writing.adapter else {}
-        response = handle.options(stream=True, **options).write.remote(body)
+        response = handle.options(stream=True).write.remote(body)
         ended = False
         try:
             async with asyncio.timeout(None if math.isinf(timeout_s) else timeout_s):
@@ -205,6 +204,8 @@ class RemoteEngine:
             raise DeadlineExceeded("the generator did not answer in time; try again", retry_after_s=1) from None
         except BackPressureError:
             raise Overloaded("the generator is full; try again", retry_after_s=1) from None
+        except RayTaskError as error:
+            raise _refusal(error) from error
         except (RayServeException, RayError) as error:
             raise Unavailable("the generator failed while it wrote; try again", retry_after_s=1) from error
         finally:
@@ -225,6 +226,12 @@ class RemoteEngine:
         return self._handle()[1]
 
 
+def _refusal(error: RayTaskError) -> Unavailable:
+    cause = getattr(error, "cause", None)
+    failed = Unavailable("the generator failed while it wrote; try again", retry_after_s=1)
+    return cause if isinstance(cause, Unavailable) else failed
+
+
 def open_generators(settings: Settings) -> Generators:
     """The platform's generators, each behind its handle or its address, and the way to a tenant's own server."""
 
@@ -237,7 +244,7 @@ def open_generators(settings: Settings) -> Generators:
         return ServerEngine(model.base_url, model.model, secret_of(model.key_env), structured=model.structured)
 
     named = {name: reach(name, model) for name, model in settings.generators.items()}
-    adapters = {name: model.adapters for name, model in settings.generators.items()}
+    adapters = {name: frozenset(model.adapters) for name, model in settings.generators.items()}
     return Generators(named, connect, adapters)
 
 

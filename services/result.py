@@ -173,6 +173,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "citations": [citation_json(citation) for citation in draft.citations],
         "conflicts": [asdict(note) | {"between": list(note.between)} for note in draft.conflicts],
         "usage": {"prompt_tokens": draft.prompt_tokens, "completion_tokens": draft.completion_tokens},
+        "finish_reason": "length" if draft.cut else "stop",
     }
 
 

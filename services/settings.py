@@ -97,7 +97,7 @@ class GeneratorModel(_Section):
     `model` is a Hugging Face id, a folder, or the name that the server knows. `engine` are vLLM's own arguments, such
     as `max_model_len` or `tensor_parallel_size`; `replicas.gpus` 0 = on CPUs. A server's key is the environment
     variable `key_env`; `structured` says that it is a vLLM and holds answers to the citation grammar.
-    `adapters` are the tenants' LoRA adapters by tenant name, folders below `adapter_root`.
+    `adapters` are the LoRA adapters of tenants, by their names: folders or hub ids.
     """
 
     model: str = Field(min_length=1)
@@ -106,7 +106,6 @@ class GeneratorModel(_Section):
     structured: bool = False
     replicas: Replicas = Replicas(cpus=1, target_ongoing=16, max_ongoing=64, max_queued=256)
     engine: dict[str, Any] = Field(default_factory=dict)
-    adapter_root: str | None = None
     adapters: dict[str, str] = Field(default_factory=dict)
 
 

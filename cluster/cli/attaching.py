@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster.platform import platform_settings, settings_path
 from cluster.ray_head import driver_environment
 from cluster.status import running_platform
 from services.settings import FOREIGN, Settings, adopt_environment, load_settings
+from tenants.errors import InvalidInput
 
 if TYPE_CHECKING:
     from services.contracts import Answerer, Retriever
@@ -27,8 +29,11 @@ def attached(settings: Settings) -> Settings:
     return settings
 
 
-def generating(settings: Settings, retriever: Retriever) -> Answerer:
-    """The answerer of those settings in this process; the running platform's generators are reached through its Ray."""
+def generating(settings: Settings, retriever: Retriever, asked: Sequence[str | None]) -> Answerer:
+    """The answerer of those settings in this process; the running platform's generators are reached through its Ray.
+
+    Raises `InvalidInput` for a generator of `asked` that there is none of.
+    """
     from jobs.indexing.pipeline import connect
     from services.evidence.extract import ExtractiveAnswerer
     from services.generation.answerer import GroundedAnswerer
@@ -36,4 +41,9 @@ def generating(settings: Settings, retriever: Retriever) -> Answerer:
 
     if settings.ray_address and any(model.base_url is None for model in settings.generators.values()):
         connect(settings)
-    return GroundedAnswerer(ExtractiveAnswerer(retriever), open_generators(settings))
+    generators = open_generators(settings)
+    for name in asked:
+        if not generators.knows(name):
+            known = ", ".join(("auto", "extractive", *generators.names))
+            raise InvalidInput.field("/generator", f"there is no generator {name}; the generators are {known}")
+    return GroundedAnswerer(ExtractiveAnswerer(retriever), generators)

@@ -33,7 +33,7 @@ def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, 
     scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
     retriever = open_retriever(settings)
     scorer = open_scorer(settings, [scope.config.rerankers.small, scope.config.rerankers.large], Uncounted())
-    answerer = generating(settings, retriever) if plan.answers else ExtractiveAnswerer(retriever)
+    answerer = generating(settings, retriever, plan.generators) if plan.answers else ExtractiveAnswerer(retriever)
     steps = Steps(retriever, AdaptiveReranker(scorer), answerer, Unrecorded())
     try:
         scorer.wait()

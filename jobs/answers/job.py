@@ -8,9 +8,10 @@ digests and figures; the texts stay in the file.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from jobs.answers.output import AnswerFile
 from jobs.evaluation.datasets import read_jsonl
 from jobs.tracking import Run, run
+from services.generation.prompt import version_of
 from services.settings import Settings
 from tenants.corpus.release import pinned
 from tenants.errors import InvalidInput
@@ -67,15 +69,29 @@ def answer_file(
         "questions_digest": digest,
         "generator": ask.generator or "the tenant's",
         "rerank": ask.rerank,
+        "prompt": version_of(scope.config.answer.instructions),
     }
     with AnswerFile(out) as kept, run(settings, EXPERIMENT, params) as tracked:
-        left = [one for one in asked if one[0] not in kept.done]
-        found = _keep(answering(left, scope, settings, ask), kept, len(asked), show)
+        digests = {name: _digest(text, ask) for name, text in asked}
+        left = [one for one in asked if not _stands(one[0], digests, kept, out)]
+        found = _keep(answering(left, scope, settings, ask), kept, digests, show)
         report = {"out": str(out), "questions": len(asked), "earlier": len(asked) - len(left), **found}
         _log(tracked, report)
         return {name: value for name, value in report.items() if name != "seconds_each"} | {
             "run_id": tracked.wait_for_id()
         }
+
+
+def _digest(text: str, ask: Ask) -> str:
+    """Of what is asked and how: an answer to something else is not taken for it."""
+    return blake3(json.dumps([text, *astuple(ask)]).encode()).hexdigest()[:16]
+
+
+def _stands(name: str, digests: Mapping[str, str], kept: AnswerFile, out: Path) -> bool:
+    found = kept.done.get(name)
+    if found not in (None, digests[name]):
+        raise InvalidInput(f"{out} answers another question {name}, or was asked for otherwise; name another file")
+    return found is not None
 
 
 def read_questions(path: Path) -> list[tuple[str, str]]:
@@ -99,7 +115,7 @@ def sentence(report: Mapping[str, Any]) -> str:
     return f"{report['answered']} answers in {report['seconds']:.1f} s{earlier}: {states}{again}; {report['out']}"
 
 
-def _keep(rows: Iterator[Row], kept: AnswerFile, of: int, show: Show) -> dict[str, Any]:
+def _keep(rows: Iterator[Row], kept: AnswerFile, digests: Mapping[str, str], show: Show) -> dict[str, Any]:
     """Every answer into the file as it comes; the figures of this run."""
     began = time.monotonic()
     answers: list[Mapping[str, Any]] = []
@@ -108,9 +124,9 @@ def _keep(rows: Iterator[Row], kept: AnswerFile, of: int, show: Show) -> dict[st
         if "error" in row:
             errors.append({"_id": row["_id"], **row["error"]})
         else:
-            kept.append(row["_id"], row["answer"])
+            kept.append(row["_id"], digests[row["_id"]], row["answer"])
             answers.append(row["answer"])
-        show(STAGE, len(kept.done) + len(errors), of)
+        show(STAGE, len(kept.done) + len(errors), len(digests))
     states = [one["grounded"] for one in answers]
     return {
         "answered": len(answers),

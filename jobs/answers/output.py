@@ -1,7 +1,7 @@
 """The file of answers: one JSON object a line, durable one by one, so that a killed job can go on. Only I/O.
 
-A line is `{"_id": …}` with the fields of the contract's Answer. Opening the file again drops a last line that was cut
-short, and tells which questions have their answer.
+A line is `{"_id": …, "_asked": …}` with the fields of the contract's Answer; `_asked` is the digest of what was
+asked and how. Opening the file again drops a last line that was cut short, and tells which questions have an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tenants.errors import InFlight, InvalidInput
 
 
 class AnswerFile:
-    """One writer at a time; `done` are the ids of the lines that stand."""
+    """One writer at a time; `done` {id: digest of what was asked} are the lines that stand."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,23 +39,24 @@ class AnswerFile:
     ) -> None:
         self._file.close()
 
-    def append(self, query: str, answer: Mapping[str, Any]) -> None:
+    def append(self, query: str, asked: str, answer: Mapping[str, Any]) -> None:
         """Returns once the line is on the disk."""
-        line = json.dumps({"_id": query, **answer}, ensure_ascii=False)
+        line = json.dumps({"_id": query, "_asked": asked, **answer}, ensure_ascii=False)
         self._file.write(line.encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.done.add(query)
+        self.done[query] = asked
 
-    def _read(self) -> set[str]:
+    def _read(self) -> dict[str, str]:
         self._file.seek(0)
-        done: set[str] = set()
+        done: dict[str, str] = {}
         whole = 0
         for number, line in enumerate(self._file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
-                done.add(str(json.loads(line)["_id"]))
+                row = json.loads(line)
+                done[str(row["_id"])] = str(row["_asked"])
             except (ValueError, KeyError, TypeError):
                 self._file.close()
                 raise InvalidInput(f"{self._path} line {number} is no answer of a job; name another file") from None

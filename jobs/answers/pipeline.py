@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import ray
 
 from jobs.answers.job import Ask, Row
 from jobs.indexing.pipeline import connect
+from services import deadline
 from services.audit.log import open_audit_log
 from services.contracts import Caller, Question, RerankChoice
 from services.evidence.extract import ExtractiveAnswerer
@@ -27,14 +29,17 @@ from services.reranking.local import Uncounted, open_scorer
 from services.result import answer_json
 from services.retrieval.local import open_retriever
 from services.settings import Settings
-from tenants.errors import FathomError, InvalidInput
+from tenants.errors import FathomError, InvalidInput, Unavailable
 from tenants.scope import TenantScope
 
 INLINE = 64  # questions: less work than starting Ray for it
 BATCH = 32
 IN_FLIGHT = 16
+QUESTION_S = 600.0  # one question at most
+WAIT_S = 60.0  # for generators that are just starting
 _ACTOR_CPUS = 0.5  # logical: a model uses all cores
 _CALLER = Caller("answers", "offline")
+_log = logging.getLogger(__name__)
 
 
 def answers(questions: Sequence[tuple[str, str]], scope: TenantScope, settings: Settings, ask: Ask) -> Iterator[Row]:
@@ -76,7 +81,7 @@ class _Worker:
     def __init__(self, scope: TenantScope, settings: Settings, ask: Ask) -> None:
         self._scope, self._plan = scope, ask
         self._runner = asyncio.Runner()
-        self._steps = self._runner.run(_steps(scope, settings))
+        self._steps = self._runner.run(_steps(scope, settings, ask))
 
     def ask(self, questions: Sequence[tuple[str, str]]) -> list[Row]:
         """The rows of one batch."""
@@ -93,15 +98,22 @@ class _Worker:
 
     async def _one(self, name: str, text: str) -> Row:
         plan = self._plan
+        deadline.start(QUESTION_S)  # this question's own: each is a task
         try:
             if not text.strip():
                 raise InvalidInput("the question is empty")
             rerank = cast(RerankChoice, plan.rerank)
             question = Question(text, rerank=rerank, generator=plan.generator, max_tokens=plan.max_tokens)
-            found = await answer(question, self._scope, self._steps, _CALLER)
+            async with deadline.enforced():
+                found = answer_json(await answer(question, self._scope, self._steps, _CALLER))
+            if lost := [word for word in found["degraded"] if word.startswith("generator")]:
+                raise Unavailable(f"the generator did not write it ({lost[0]}); run the same command again")
         except FathomError as error:
             return {"_id": name, "error": {"code": error.code, "detail": error.detail}}
-        return {"_id": name, "answer": answer_json(found)}
+        except Exception:  # noqa: BLE001 - one question's fault must not end the others
+            _log.exception("a question failed")
+            return {"_id": name, "error": {"code": "internal", "detail": "failed; the job's log says why"}}
+        return {"_id": name, "answer": found}
 
 
 class _Answer:
@@ -115,11 +127,16 @@ class _Answer:
         return pa.table({"row": [json.dumps(row) for row in found]})
 
 
-async def _steps(scope: TenantScope, settings: Settings) -> Steps:
+async def _steps(scope: TenantScope, settings: Settings, ask: Ask) -> Steps:
     # Made inside the loop that they will be used from.
     rerankers = scope.config.rerankers
     scorer = open_scorer(settings, [rerankers.small, rerankers.large], Uncounted())
     retriever: Any = await asyncio.to_thread(open_retriever, settings)
     await asyncio.to_thread(scorer.wait)
-    answerer = GroundedAnswerer(ExtractiveAnswerer(retriever), open_generators(settings))
+    generators = open_generators(settings)
+    if not generators.knows(ask.generator):
+        known = ", ".join(("auto", "extractive", *generators.names))
+        raise InvalidInput(f"there is no generator {ask.generator}; the generators are {known}")
+    await generators.wait(WAIT_S)
+    answerer = GroundedAnswerer(ExtractiveAnswerer(retriever), generators)
     return Steps(retriever, AdaptiveReranker(scorer), answerer, open_audit_log(settings.audit_url))

@@ -21,6 +21,7 @@ from jobs.evaluation.datasets import Dataset
 from jobs.evaluation.metrics import mean, per_query
 from jobs.tracking import run
 from services.contracts import AuditRecord, Caller, Question, RerankChoice
+from services.generation.prompt import version_of
 from services.query import Steps, search
 from services.result import SearchResult
 from services.settings import Settings
@@ -187,6 +188,7 @@ def _params(dataset: Dataset, scope: TenantScope, plan: Plan, queries: int) -> d
         "index_version": release.version,
         "fingerprint": release.fingerprint,
         "embedder": release.embedder,
+        "prompt": version_of(scope.config.answer.instructions),
         "chunks": release.chunks,
         "dataset_digest": dataset.digest,
         "queries": queries,

@@ -43,9 +43,9 @@ def compose(passages: Sequence[Passage], picks: Sequence[Pick], length: int = 0,
     for number, pick in enumerate(picks):
         marker = cited + number + 1
         quote = passages[pick.place].text[pick.start : pick.end]
-        before, after = _frame(pick.kind, first=marker == 1, after=picks[number - 1].kind if number else pick.kind)
+        before, after = _frame(pick.kind, first=not length, after=picks[number - 1].kind if number else pick.kind)
         if pick.lead:
-            before, after = ("" if marker == 1 else "\n\n" if not number else " ") + pick.lead, " "
+            before, after = (" " if number else "\n\n" if length else "") + pick.lead, " "
         sentence = plain(quote)
         start = length + len(before)
         citation = cite(marker, passages[pick.place], (pick.start, pick.end), (start, start + len(sentence)))

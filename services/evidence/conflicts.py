@@ -1,26 +1,30 @@
 """Whether two shown passages contradict each other on what was asked, and which one the tenant prefers. Pure.
 
 Two statements (no questions, at most WORDS words) of different documents contradict each other when they speak of the
-same: at least SHARED content stems in common, numbers aside, their Jaccard at least SAME, both hold a share ASKED of
-the question's stems, and what of the question stands in one document's title stands in the other passage too. And
+same: at least SHARED content stems in common, their Jaccard at least SAME, only one of them says more than the
+other, what of the question stands in one stands in the other, and both hold a share ASKED of it. And
 
-    number, date, version   both hold such values in front of the same unit word, and none in common
-    negation                exactly one of them denies, and their stems agree to DENIED
+    number     each has one amount, of the same unit, with different values; their dates and versions are the same
+    date       the question asks when, and they name different years or days; their amounts are the same
+    version    the question asks for a version, and they name different ones
+    negation   exactly one of them says not, never, no or cannot; stems agree to DENIED and all numbers are the same
 
 The tenant's rules decide: the higher `sources.authority`, then the newer `updated_at`, else nobody.
-Rules of words find plain contradictions in plain prose, English denials, and miss what needs understanding.
+Rules of words find plain contradictions in plain prose and miss what needs understanding; a false alarm costs more than
+a miss, as it stands in the answer.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
 from services.contracts import ConflictNote, Passage
 from services.evidence.citations import Pick
+from services.evidence.question import asked
 from services.evidence.sentences import split
 from services.evidence.support import Claim, claim_of, numbers_of
 from services.evidence.text import stem, words
@@ -48,6 +52,9 @@ _DATED = re.compile(
     r"(?: \d{1,2})?(?:,? (?:1[5-9]\d{2}|20\d{2}))?\b|\b\d{4}-\d{2}-\d{2}\b"
 )
 _VERSION = re.compile(r"\b(?:version|release|v)\s*(\d+(?:\.\d+)+)\b|\b(\d+\.\d+\.\d+)\b", re.IGNORECASE)
+_ASKS_VERSION = re.compile(r"\b(?:versions?|releases?)\b", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:not|never|cannot|no)\b|n['\u2019]t\b", re.IGNORECASE)
+_NEGATIONS = frozenset({"never", "cannot", "can't", "don't", "doesn't", "isn't", "aren't", "won't", "wasn't"})
 _COUNTED = re.compile(r"(?<![\w.])(\d+(?:[.,]\d+)*)\s*(%|[A-Za-z°]+)?")
 
 
@@ -72,14 +79,14 @@ def conflicts(question: str, passages: Sequence[Passage], config: TenantConfig) 
     """At most MOST, one per pair of passages, in the order of the evidence; none when the tenant ignores them."""
     if config.answer.conflict == "ignore":
         return ()
-    asked = claim_of(question).stems
-    said = [_said(place, passage.text, asked) for place, passage in enumerate(passages)]
+    wanted = claim_of(question).stems
+    said = [_said(place, passage.text, wanted) for place, passage in enumerate(passages)]
     found: list[Conflict] = []
     for first, second in combinations(range(len(passages)), 2):
         ours, theirs = passages[first], passages[second]
-        if _document(ours) == _document(theirs) or not _same_subject(ours, theirs, asked):
+        if _document(ours) == _document(theirs) or not _same_subject(ours, theirs, wanted):
             continue
-        conflict = _between(said[first], said[second], passages, config)
+        conflict = _between(said[first], said[second], passages, config, question)
         if conflict is not None:
             found.append(conflict)
     return tuple(found[:MOST])
@@ -119,13 +126,13 @@ def _said(place: int, text: str, asked: frozenset[str]) -> list[_Said]:
 
 
 def _between(
-    ours: Sequence[_Said], theirs: Sequence[_Said], passages: Sequence[Passage], config: TenantConfig
+    ours: Sequence[_Said], theirs: Sequence[_Said], passages: Sequence[Passage], config: TenantConfig, question: str
 ) -> Conflict | None:
     pairs = [(_likeness(one, other), one, other) for one in ours for other in theirs]
     for likeness, one, other in sorted(pairs, key=lambda pair: -pair[0]):
         if likeness < SAME:
             return None
-        about = next(_differences(one, other, likeness), None)
+        about = _difference(one, other, likeness, question)
         if about is not None:
             first, second = passages[one.pick.place], passages[other.pick.place]
             chosen, why = preferred(first, second, config)
@@ -134,8 +141,10 @@ def _between(
 
 
 def _likeness(one: _Said, other: _Said) -> float:
-    shared, together = one.claim.stems & other.claim.stems, one.claim.stems | other.claim.stems
-    return len(shared) / len(together) if len(shared) >= SHARED else 0.0
+    ours, theirs = one.claim.stems - _NEGATIONS, other.claim.stems - _NEGATIONS
+    if ours - theirs and theirs - ours:
+        return 0.0  # each says something of its own: another drug, another country, another plan
+    return len(ours & theirs) / len(ours | theirs) if len(ours & theirs) >= SHARED else 0.0
 
 
 def _same_subject(one: Passage, other: Passage, asked: frozenset[str]) -> bool:
@@ -145,14 +154,26 @@ def _same_subject(one: Passage, other: Passage, asked: frozenset[str]) -> bool:
     return titles[0] <= texts[1] and titles[1] <= texts[0]
 
 
-def _differences(one: _Said, other: _Said, likeness: float) -> Iterator[str]:
-    for kind, values_of in (("version", _versions), ("date", _dates), ("number", _amounts)):
-        ours, theirs = values_of(one.text), values_of(other.text)
-        for unit in ours.keys() & theirs.keys():
-            if ours[unit].isdisjoint(theirs[unit]):
-                yield _about(kind, one.text, unit)
-    if likeness >= DENIED and one.claim.denies != other.claim.denies and one.claim.numbers == other.claim.numbers:
-        yield _about("negation", one.text, "")
+def _difference(one: _Said, other: _Said, likeness: float, question: str) -> str | None:
+    amounts, others = _amounts(one.text), _amounts(other.text)
+    dates = _dates(one.text), _dates(other.text)
+    versions = _versions(one.text), _versions(other.text)
+    if amounts == others and dates[0] != dates[1] and asked(question) == "date":
+        clash = [
+            kind for kind in sorted(dates[0].keys() & dates[1].keys()) if dates[0][kind].isdisjoint(dates[1][kind])
+        ]
+        return _about("date", one.text, clash[0]) if clash else None
+    if amounts == others and versions[0] and versions[1] and _ASKS_VERSION.search(question):
+        return _about("version", one.text, "") if versions[0].isdisjoint(versions[1]) else None
+    if dates[0] != dates[1] or versions[0] != versions[1]:
+        return None  # said of different times or releases: both may hold
+    single = all(len(found) == 1 and len(next(iter(found.values()))) == 1 for found in (amounts, others))
+    if single and amounts.keys() == others.keys() and amounts != others:
+        return _about("number", one.text, next(iter(amounts)))
+    denied = bool(_DENIES.search(one.text)) != bool(_DENIES.search(other.text))
+    if denied and likeness >= DENIED and one.claim.numbers == other.claim.numbers:
+        return _about("negation", one.text, "")
+    return None
 
 
 def _about(kind: str, text: str, unit: str) -> str:
@@ -161,9 +182,8 @@ def _about(kind: str, text: str, unit: str) -> str:
     return f"{kind}{f' ({unit})' if unit else ''}: {beginning}"
 
 
-def _versions(text: str) -> dict[str, frozenset[str]]:
-    found = frozenset(one[0] or one[1] for one in _VERSION.findall(text))
-    return {"": found} if found else {}
+def _versions(text: str) -> frozenset[str]:
+    return frozenset(one[0] or one[1] for one in _VERSION.findall(text))
 
 
 def _dates(text: str) -> dict[str, frozenset[str]]:

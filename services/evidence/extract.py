@@ -18,11 +18,11 @@ import numpy as np
 
 from services.contracts import AnswerEvent, Candidates, Degradation, Draft, Evidence, Float32, Question, Retriever
 from services.evidence.abstention import answerable, declines, evidence_features
-from services.evidence.citations import Part, compose
+from services.evidence.citations import Part, Pick, compose
 from services.evidence.conflicts import Conflict, conflicts, disclosed
 from services.evidence.picking import pick
 from services.evidence.scoring import Sentence, Wanted, features, logits, sentences, wanted
-from services.evidence.text import content
+from services.evidence.text import content, words
 from tenants.errors import DeadlineExceeded, Unavailable
 from tenants.scope import TenantScope
 
@@ -88,8 +88,14 @@ def quoted(judged: Judged, scope: TenantScope, question: Question, evidence: Evi
         return refused(judged, GENERATOR)
     picks = pick(judged.want.text, judged.found, judged.logit, question.max_tokens)
     disagree = conflicts(question.text, evidence.passages, scope.config)
-    told = disclosed(disagree) if question.max_tokens is None else ()
+    told = disclosed(disagree)
+    if question.max_tokens is not None and _words([*picks, *told], evidence) > question.max_tokens:
+        told = ()
     return _events(compose(evidence.passages, [*picks, *told]), disagree, judged)
+
+
+def _words(picks: Sequence[Pick], evidence: Evidence) -> int:
+    return sum(len(words(evidence.passages[one.place].text[one.start : one.end])) for one in picks)
 
 
 def refused(judged: Judged, generator: str) -> list[AnswerEvent]:

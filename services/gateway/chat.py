@@ -37,7 +37,7 @@ class Completion:
             "citations": spans_cited(answer, len(content)),
             "fathom": answer,
         }
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": answer["finish_reason"], "logprobs": None}
         return self._head(answer["query_id"], "chat.completion") | {
             "choices": [choice],
             "usage": usage_of(answer),
@@ -100,7 +100,7 @@ class ChunkWriter:
                 yield self._delta(content=text)
             if notes := self.completion.annotations(event.data, self._stop.shown):
                 yield self._delta(annotations=notes, citations=spans_cited(event.data, self._stop.shown))
-            yield self.completion.chunk(self.query_id, {"fathom": event.data}, "stop")
+            yield self.completion.chunk(self.query_id, {"fathom": event.data}, event.data["finish_reason"])
             if self.completion.usage:
                 yield self.completion.counted(event.data)
 

@@ -152,6 +152,7 @@ class Answer(SearchResult):
     citations: list[Citation]
     conflicts: list[Conflict]
     usage: Usage
+    finish_reason: Literal["stop", "length"]
 
 
 class DocumentReply(Reply):

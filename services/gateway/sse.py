@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from services.result import StreamEvent
-from tenants.errors import IntegrityError
+from tenants.errors import DeadlineExceeded, IntegrityError
 
 PING = b": ping\n\n"
 PING_S = 10.0
@@ -44,6 +44,7 @@ class Relay:
 
     def __init__(self, events: AsyncGenerator[StreamEvent], queued: int = QUEUED) -> None:
         self._waiting: asyncio.Queue[StreamEvent | Exception | None] = asyncio.Queue(queued)
+        self._closed = False
         self._task = asyncio.create_task(self._produce(events))
 
     async def first(self) -> StreamEvent | None:
@@ -73,6 +74,7 @@ class Relay:
 
     def close(self) -> None:
         """Nobody reads any more: stop the stream and free what it holds."""
+        self._closed = True
         self._task.cancel()
 
     async def _produce(self, events: AsyncGenerator[StreamEvent]) -> None:
@@ -81,6 +83,11 @@ class Relay:
             async with aclosing(events):
                 async for found in events:
                     await self._waiting.put(found)
+        except asyncio.CancelledError:
+            if self._closed:
+                raise
+            # The stream's own deadline, which rang while a slow reader kept this task waiting.
+            end = DeadlineExceeded("the request took longer than it may; try again, or ask for less", retry_after_s=1)
         except Exception as error:  # noqa: BLE001 - the outermost frame of this task; the reader translates it
             end = error
         await self._waiting.put(end)

@@ -198,7 +198,7 @@ class Choice(Reply):
 
     index: Literal[0]
     message: AssistantMessage
-    finish_reason: Literal["stop"]
+    finish_reason: Literal["stop", "length"]
     logprobs: None
 
 

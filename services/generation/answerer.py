@@ -8,6 +8,7 @@ first line the extractive one, after it what was checked so far; the draft's `de
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
@@ -22,14 +23,16 @@ from services.evidence.citations import Part
 from services.evidence.conflicts import conflicts
 from services.evidence.extract import ExtractiveAnswerer, Judged, quoted, refused
 from services.generation.checking import Checked, missing
-from services.generation.engine import Piece, Writing
+from services.generation.engine import Piece, Refused, Writing
 from services.generation.generators import Chosen, Generators
 from services.generation.grammar import LineReader, pattern
 from services.generation.prompt import RULES, TEMPLATE_TOKENS, Prompt, block, fitting, prompt_of
-from tenants.errors import DeadlineExceeded, FathomError, Overloaded, QuotaExceeded, Unavailable
+from tenants.errors import DeadlineExceeded, FathomError, Overloaded, QuotaExceeded
 from tenants.scope import TenantScope
 
 MAX_TOKENS = 512  # of an answer whose caller names no limit
+COUNT_S = 2.0  # to count the tokens of the evidence
+CHARS_PER_TOKEN = 3
 RESERVE_S = 1.0  # kept for the extractive answer and the audit, at most a quarter of what is left
 
 
@@ -56,6 +59,7 @@ class NoQuota:
         """Nothing is counted."""
 
 
+_log = logging.getLogger("fathom.generation")
 Turn = Callable[[str, float | None], AbstractAsyncContextManager[object]]
 
 
@@ -73,9 +77,19 @@ class _Work:
     max_tokens: int
     checked: Checked
     reader: LineReader
+    expected_tokens: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    written_chars: int = 0
+    cut: bool = False
     failure: Degradation | None = None
+
+    @property
+    def spent_tokens(self) -> int:
+        """As the engine counted; of one that broke off, or was left, as well as can be told from outside."""
+        if self.prompt_tokens:
+            return self.prompt_tokens + self.completion_tokens
+        return self.expected_tokens + math.ceil(self.written_chars / CHARS_PER_TOKEN)
 
 
 class GroundedAnswerer:
@@ -123,25 +137,38 @@ class GroundedAnswerer:
         most = min(question.max_tokens or MAX_TOKENS, chosen.facts.context_tokens // 2)
         room = chosen.facts.context_tokens - most - TEMPLATE_TOKENS
         blocks = [block(number, one, config.sources.authority) for number, one in enumerate(evidence.passages, 1)]
+        limit_s = min(COUNT_S, deadline.remaining_s() / 4)
+        texts = [f"{RULES}{config.answer.instructions}{question.text}", *blocks]
         try:
-            head, *sizes = await chosen.engine.count([f"{RULES}{config.answer.instructions}{question.text}", *blocks])
-        except FathomError:
-            self._generators.lost(chosen.engine)
+            with deadline.within(limit_s):
+                async with deadline.enforced():
+                    head, *sizes = await chosen.engine.count(texts)
+        except FathomError as error:
+            self._failed(chosen, error)
             return None
         shown = evidence.passages[: fitting(sizes, room - head)]
         if not shown:
             return None
         prompt = prompt_of(question.text, shown, config.answer.instructions, config.sources.authority)
         checked = Checked(question.text, shown, marks=config.answer.unsupported == "mark")
-        return _Work(chosen, prompt, shown, most, checked, LineReader(prompt.shown))
+        tokens = head + sum(sizes[: len(shown)])
+        return _Work(chosen, prompt, shown, most, checked, LineReader(prompt.shown), expected_tokens=tokens)
+
+    def _failed(self, chosen: Chosen, error: FathomError) -> Degradation:
+        """What to call a failure; only an engine that is gone is asked for anew before it is chosen again."""
+        if not isinstance(error, (Overloaded, DeadlineExceeded, QuotaExceeded, Refused)):
+            self._generators.lost(chosen.engine)
+        return "generator_timeout" if isinstance(error, DeadlineExceeded) else "generator_unavailable"
 
     async def _write(self, work: _Work, scope: TenantScope, question: Question) -> AsyncGenerator[AnswerEvent]:
         """The lines that hold, as they come; what ends the engine early is noted in `work`."""
-        left = deadline.remaining_s()
+        left, reserved = deadline.remaining_s(), 0
         timeout_s = left - min(RESERVE_S, left / 4) if math.isfinite(left) else math.inf
         try:
             if (allowed := self._quota.left(scope)) is not None and allowed <= 0:
                 raise QuotaExceeded("the tenant's generator tokens of this minute are spent")
+            reserved = work.expected_tokens + work.max_tokens
+            self._quota.spend(scope, reserved)
             async with self._turn(scope.uid, None if math.isinf(timeout_s) else timeout_s):
                 spent = left - deadline.remaining_s() if math.isfinite(left) else 0.0
                 pieces = work.chosen.engine.write(_writing(work, scope, question), max(0.0, timeout_s - spent))
@@ -149,14 +176,14 @@ class GroundedAnswerer:
                     async for piece in stream:
                         for event in _shown(work, piece):
                             yield event
-        except DeadlineExceeded:
-            work.failure = "generator_timeout"
-        except (Overloaded, Unavailable, QuotaExceeded) as error:
+        except FathomError as error:
+            work.failure = self._failed(work.chosen, error)
+        except Exception:  # noqa: BLE001 - the outermost frame of a model's work
+            # Whatever a model wrote or a server sent: the caller gets an answer.
+            _log.exception("a generated answer failed")
             work.failure = "generator_unavailable"
-            if not isinstance(error, (Overloaded, QuotaExceeded)):
-                self._generators.lost(work.chosen.engine)
         finally:
-            self._quota.spend(scope, work.prompt_tokens + work.completion_tokens)
+            self._quota.spend(scope, work.spent_tokens - reserved if reserved else 0)
 
 
 def _writing(work: _Work, scope: TenantScope, question: Question) -> Writing:
@@ -174,6 +201,8 @@ def _writing(work: _Work, scope: TenantScope, question: Question) -> Writing:
 def _shown(work: _Work, piece: Piece) -> list[AnswerEvent]:
     work.prompt_tokens = piece.prompt_tokens or work.prompt_tokens
     work.completion_tokens = piece.completion_tokens or work.completion_tokens
+    work.written_chars += len(piece.text)
+    work.cut = work.cut or piece.cut
     parts = [part for line in work.reader.feed(piece.text) if (part := work.checked.release(line))]
     return [event for part in parts for event in _of(part)]
 
@@ -201,7 +230,7 @@ def _concluded(
     ended = () if work.failure else work.reader.rest()  # an engine that broke off left half a line
     parts = [part for line in ended if (part := checked.release(line))]
     if not checked.text and work.failure is not None:
-        return _degraded(quoted(judged, scope, question, evidence), work.failure)
+        return _counted(_degraded(quoted(judged, scope, question, evidence), work.failure), work)
     if not checked.supported and not checked.text:
         return _counted(refused(judged, work.chosen.name), work)
     disagree = conflicts(question.text, work.shown, scope.config)
@@ -232,6 +261,7 @@ def _counted(events: list[AnswerEvent], work: _Work) -> list[AnswerEvent]:
         prompt_tokens=work.prompt_tokens,
         completion_tokens=work.completion_tokens,
         prompt_version=work.prompt.version,
+        cut=work.cut,
     )
     return [*before, replace(last, draft=draft)]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from services.contracts import Citation, Passage
-from services.evidence.citations import Part, cite, compose
+from services.evidence.citations import Part, Pick, cite, compose
 from services.evidence.conflicts import Conflict, disclosed
 from services.evidence.support import Support, claim_of, support
 from services.evidence.text import STOP_WORDS, stem, words
@@ -25,11 +25,16 @@ UNSUPPORTED = "(not supported by the evidence)"
 SHORT = 2  # content words
 MISSING_WORDS = 4  # named of a partial answer at most
 
+# With a scheme or `www.`, or a host with a path; `ASP.NET`, `java.net` and `7//2` are none.
 _LINK = re.compile(
-    r"(?:[a-z][a-z0-9+.-]{1,20}:)?//\S+|\bwww\.\S+|\b(?:mailto|data|javascript|tel):\S+"
-    r"|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|dev|example|info|biz|xyz|ru|cn|co|ai|app|me|tk)\b(?:/\S*)?",
+    r"\b[a-z][a-z0-9+.-]{1,20}://\S+|(?<![\w/:])//[\w\[]\S*|\bwww\.\S+|\b(?:mailto|data|javascript|tel):\S+"
+    r"|(?<![\w.@/-])(?:[\w-]+\.)+[a-z]{2,24}(?::\d+)?/\S*|(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?/\S*",
     re.IGNORECASE,
 )
+_ASKING = (
+    "please explain describe tell show give list name say help want need know much many lot also compare define mean"
+)
+_ASKING_STEMS = frozenset(stem(word) for word in _ASKING.split())
 
 
 @dataclass
@@ -61,8 +66,9 @@ class Checked:
         return self._cited(said, backed)
 
     def disclose(self, found: Sequence[Conflict]) -> list[Part]:
-        """The conflicts, quoted, behind what was written."""
-        parts = list(compose(self.passages, disclosed(found), len(self.text), len(self.citations)))
+        """The conflicts, quoted, behind what was written; one whose quotes would lead away is only noted."""
+        quoted = [one for one in found if not any(self._leads_away(self._text_of(pick)) for pick in one.picks)]
+        parts = list(compose(self.passages, disclosed(quoted), len(self.text), len(self.citations)))
         for part in parts:
             self._add(part)
         return parts
@@ -107,19 +113,28 @@ class Checked:
         self.citations += part.citations
         return part
 
+    def _text_of(self, pick: Pick) -> str:
+        return self.passages[pick.place].text[pick.start : pick.end]
+
     def _leads_away(self, said: str) -> bool:
-        allowed = {_address(passage.url) for passage in self.passages if passage.url}
-        return any(_address(link.group()) not in allowed for link in _LINK.finditer(said))
+        links = [_address(link.group()) for link in _LINK.finditer(said)]
+        allowed = {_address(passage.url) for passage in self.passages if passage.url} - {""} if links else set()
+        return any(link not in allowed for link in links)
 
 
 def missing(question: str, passages: Sequence[Passage]) -> tuple[str, ...]:
     """The question's content words, as asked, that no shown passage holds: what a partial answer does not cover."""
     held = {stem(word) for one in passages for word in words(f"{one.title} {one.heading} {one.text}")}
-    asked = dict.fromkeys(word for word in words(question) if word not in STOP_WORDS and len(word) > 2)
+    named = (word for word in words(question) if word not in STOP_WORDS and len(word) > 2)
+    asked = dict.fromkeys(word for word in named if stem(word) not in _ASKING_STEMS)
     return tuple(word for word in asked if stem(word) not in held)[:MISSING_WORDS]
 
 
 def _address(link: str) -> str:
-    """Host and path of an address, however it is written."""
-    parts = urlsplit(link.rstrip(".,;:!?)'\"") if "//" in link else "//" + link.rstrip(".,;:!?)'\""))
+    """Host and path of an address, however it is written; "" for one that is none."""
+    bare = link.rstrip(".,;:!?)'\"")
+    try:
+        parts = urlsplit(bare if "//" in bare else "//" + bare)
+    except ValueError:
+        return ""
     return (parts.netloc.removeprefix("www.") + parts.path.rstrip("/")).casefold()

@@ -19,15 +19,15 @@ from ray import serve
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 
-from services.generation.engine import Piece, piece_of
+from services.generation.engine import Piece, Refused, adapter_name, piece_of
 from services.handles import GENERATOR_DEPLOYMENT
 from services.settings import GeneratorModel
-from tenants.errors import Unavailable
 
 HEALTH_PERIOD_S = 5.0
 HEALTH_TIMEOUT_S = 30.0  # a busy engine answers late (ray-project/ray#54070)
 GRACE_S = 60.0
 CPU_CACHE_GIB = "1"
+GPU_MEMORY = 0.9  # of what one engine has of a GPU
 
 
 class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not typed
@@ -36,7 +36,7 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
     async def write(self, body: Mapping[str, Any]) -> AsyncGenerator[Piece]:
         """The answer line by line, last what it cost; closing it aborts the request in the engine.
 
-        Raises `Unavailable` for what the engine refuses or breaks off.
+        Raises `Refused` for what the engine does not take, `Unavailable` for what it breaks off.
         """
         from ray.serve.llm.openai_api_models import ChatCompletionRequest
 
@@ -44,10 +44,10 @@ class GeneratorServer(LLMServer):  # type: ignore[misc]  # ray.serve.llm is not 
         async with aclosing(self.engine.chat(ChatCompletionRequest(**body))) as stream:
             async for chunk in stream:
                 if not isinstance(chunk, str):
-                    raise Unavailable(f"the generator refused: {chunk.error.message}")
+                    raise Refused(f"the generator refused the request: {chunk.error.message}")
                 for piece in _pieces(chunk):
                     whole, end, held = (held + piece.text).rpartition("\n")
-                    if end or piece.prompt_tokens:
+                    if end or piece.prompt_tokens or piece.cut:
                         yield replace(piece, text=whole + end)
         yield Piece(held)
 
@@ -78,7 +78,7 @@ def generator(name: str, model: GeneratorModel, deployment: Mapping[str, Any], c
     """The application of one generator. `deployment` are Serve's options: replicas, queues."""
     size = model.replicas
     on_cpu = size.gpus == 0
-    engine = {"enable_prefix_caching": True, **_cpu_engine(on_cpu), **model.engine}
+    engine = {"enable_prefix_caching": True, **_hardware(on_cpu, size.gpus), **_lora(model.adapters), **model.engine}
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": model.model},
         engine_kwargs=engine,
@@ -90,7 +90,6 @@ def generator(name: str, model: GeneratorModel, deployment: Mapping[str, Any], c
             "graceful_shutdown_timeout_s": GRACE_S,
         },
         runtime_env={"env_vars": _environment(on_cpu, size.gpus, cache_dir)},
-        lora_config={"dynamic_lora_loading_path": model.adapter_root} if model.adapter_root else None,
         log_engine_metrics=False,
         **_placement(on_cpu, size.cpus, size.gpus, int(engine.get("tensor_parallel_size", 1))),
     )
@@ -102,9 +101,20 @@ def generator(name: str, model: GeneratorModel, deployment: Mapping[str, Any], c
     )
 
 
-def _cpu_engine(on_cpu: bool) -> dict[str, Any]:
+def _lora(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """VLLM's own arguments for adapters that are loaded at the start; Ray's take only object stores."""
+    if not adapters:
+        return {}
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    modules = [LoRAModulePath(name=adapter_name(tenant), path=path) for tenant, path in adapters.items()]
+    return {"enable_lora": True, "max_loras": len(modules), "lora_modules": modules}
+
+
+def _hardware(on_cpu: bool, gpus: float) -> dict[str, Any]:
     if not on_cpu:
-        return {"distributed_executor_backend": "mp"}  # vLLM's Ray executor fights with Serve's placement groups
+        # vLLM's Ray executor fights with Serve's placement groups; a share of a GPU is a share of its memory.
+        return {"distributed_executor_backend": "mp", "gpu_memory_utilization": GPU_MEMORY * min(1.0, gpus)}
     return {"dtype": "bfloat16", "enforce_eager": True}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,8 @@ import openai
 from services.breaker import Breaker
 from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
 
-CHARS_PER_TOKEN = 2.5  # a server that counts no tokens for us: fewer characters than any common tokenizer needs
+BYTES_PER_TOKEN = 2.5  # of UTF-8, for a server that counts no tokens for us: on the high side in any script
+PATIENCE_S = 5.0  # a time-out after less says nothing about the server
 CONTEXT_TOKENS = 4_096  # of a server that does not say
 CONNECT_S = 5.0
 FACTS_TIMEOUT_S = 3.0
@@ -49,6 +50,7 @@ class Piece:
     text: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cut: bool = False  # ended by the limit of tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,12 @@ class EngineFacts:
     at_work: int | None = None
 
 
+class Refused(Unavailable):
+    """The engine takes no part in this one request (too long, unknown adapter); others may fare better."""
+
+
 class Engine(Protocol):
-    """One generator. Everything raises `Unavailable`, `Overloaded` or `DeadlineExceeded`."""
+    """One generator. Everything raises `Unavailable`, of it `Refused`, `Overloaded` or `DeadlineExceeded`."""
 
     async def facts(self) -> EngineFacts:
         """What is served; raises when nothing is."""
@@ -74,6 +80,11 @@ class Engine(Protocol):
     def write(self, writing: Writing, timeout_s: float = math.inf) -> AsyncGenerator[Piece]:
         """The answer as it is written. Closing the iterator, or cancelling its reader, ends the request there."""
         ...
+
+
+def adapter_name(tenant: str) -> str:
+    """What a tenant's LoRA adapter is called in the engine."""
+    return f"adapter-{tenant}"
 
 
 def chat_body(model: str, writing: Writing, *, structured: bool) -> dict[str, Any]:
@@ -107,6 +118,7 @@ def piece_of(chunk: Mapping[str, Any]) -> Piece:
         text=delta.get("content") or "",
         prompt_tokens=usage.get("prompt_tokens") or 0,
         completion_tokens=usage.get("completion_tokens") or 0,
+        cut=bool(choices) and choices[0].get("finish_reason") == "length",
     )
 
 
@@ -129,7 +141,7 @@ class ServerEngine:
 
     async def facts(self) -> EngineFacts:
         """See `Engine`; a server that does not say how much it reads is taken to read CONTEXT_TOKENS."""
-        with self._failures():
+        with _Failures(self._breaker):
             async with asyncio.timeout(FACTS_TIMEOUT_S):
                 listed = await self._client.models.list()
         served = {one.id: one for one in listed.data}
@@ -137,19 +149,19 @@ class ServerEngine:
         return EngineFacts(self._model, int(extra.get("max_model_len") or CONTEXT_TOKENS))
 
     async def count(self, texts: Sequence[str]) -> list[int]:
-        """VLLM's `/tokenize`; another server's tokens are estimated from the characters, on the high side."""
+        """VLLM's `/tokenize`; another server's tokens are estimated from the bytes, on the high side."""
         if self._counts:
             counted = await asyncio.gather(*(self._tokenized(text) for text in texts))
             if None not in counted:
                 return [size for size in counted if size is not None]
-        return [math.ceil(len(text) / CHARS_PER_TOKEN) for text in texts]
+        return [math.ceil(len(text.encode()) / BYTES_PER_TOKEN) for text in texts]
 
     async def write(self, writing: Writing, timeout_s: float = math.inf) -> AsyncGenerator[Piece]:
         """See `Engine`."""
         body = chat_body(self._model, writing, structured=self._structured)
         extra = {name: body.pop(name) for name in ("structured_outputs", "cache_salt") if name in body}
         limit = None if math.isinf(timeout_s) else timeout_s
-        with self._failures():
+        with _Failures(self._breaker, timeout_s):
             async with asyncio.timeout(limit):
                 stream = await self._client.chat.completions.create(**body, extra_body=extra, timeout=limit)
                 async with aclosing(stream.response), aclosing(aiter(stream)) as chunks:
@@ -161,7 +173,7 @@ class ServerEngine:
         await self._client.close()
 
     async def _tokenized(self, text: str) -> int | None:
-        with suppress(openai.APIError, KeyError, TypeError):
+        try:
             found: Any = await self._client.post(
                 f"{self._root}/tokenize",
                 cast_to=object,
@@ -169,18 +181,19 @@ class ServerEngine:
                 options={"timeout": FACTS_TIMEOUT_S, "max_retries": 0},
             )
             return int(found["count"])
-        self._counts = False
+        except openai.APIStatusError as error:
+            self._counts = error.status_code not in (404, 405, 501)
+        except (openai.APIError, httpx2.HTTPError, KeyError, TypeError, ValueError):
+            pass  # this time an estimate will do
         return None
-
-    def _failures(self) -> _Failures:
-        return _Failures(self._breaker)
 
 
 class _Failures:
     """Translates what the client raises, and counts it."""
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, patience_s: float = math.inf) -> None:
         self._breaker = breaker
+        self._patience_s = patience_s
 
     def __enter__(self) -> None:
         if not self._breaker.allows():
@@ -194,9 +207,10 @@ class _Failures:
         told = _told(error)
         if told is None:
             return
-        if isinstance(told, Overloaded):
+        hurried = isinstance(told, DeadlineExceeded) and self._patience_s < PATIENCE_S
+        if isinstance(told, (Overloaded, Refused)):
             self._breaker.succeeded()
-        else:
+        elif not hurried:
             self._breaker.failed()
         raise told from error
 
@@ -207,8 +221,12 @@ def _told(error: BaseException) -> FathomError | None:
         return Overloaded("the generator is full; try again", retry_after_s=1)
     if isinstance(error, (openai.APITimeoutError, TimeoutError)):
         return DeadlineExceeded("the generator did not answer in time; try again", retry_after_s=1)
+    if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+        return Refused(f"the generator refused the request ({error.status_code}); its log says why")
     if isinstance(error, openai.APIStatusError):
         return Unavailable(f"the generator answered {error.status_code}; its log says why", retry_after_s=1)
     if isinstance(error, (openai.APIError, httpx2.HTTPError, Unavailable)):
         return Unavailable("the generator is not there; try again", retry_after_s=1)
+    if isinstance(error, (ValueError, TypeError, AttributeError, KeyError)):
+        return Unavailable("the generator sent what is no answer; its log may say why", retry_after_s=1)
     return None

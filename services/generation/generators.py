@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from services import deadline
 from services.contracts import Question
-from services.generation.engine import Engine, EngineFacts
+from services.generation.engine import Engine, EngineFacts, adapter_name
 from services.result import EXTRACTIVE
 from tenants.config import OpenAIGenerator, OpenAIServer
 from tenants.errors import FathomError
@@ -44,14 +44,14 @@ class Chosen:
 class Generators:
     """Every generator that this process can reach. `named` are the platform's, in order; `connect` reaches others.
 
-    `adapters[name][tenant]` is the tenant's LoRA adapter of a generator. For one event loop.
+    `adapters[name]` are the tenants that have a LoRA adapter of a generator. For one event loop.
     """
 
     def __init__(
         self,
         named: Mapping[str, Engine],
         connect: Connect,
-        adapters: Mapping[str, Mapping[str, str]] | None = None,
+        adapters: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._named = dict(named)
         self._connect = connect
@@ -59,6 +59,10 @@ class Generators:
         self._own: dict[OpenAIServer, Engine] = {}
         self._known: dict[int, tuple[float, EngineFacts | None]] = {}
         self._asking: dict[int, asyncio.Task[None]] = {}
+
+    def knows(self, name: str | None) -> bool:
+        """Whether a caller may name it: one of the platform's, or what every platform has."""
+        return name in (None, AUTO, VLLM, EXTRACTIVE, *self._named)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +75,14 @@ class Generators:
         await asyncio.wait([self._ask(id(engine), engine)], timeout=FIRST_FACTS_S)
         return self._known.get(id(engine), (0.0, None))[1]
 
+    async def wait(self, seconds: float) -> None:
+        """Give generators that are starting the time to come up, for callers who are in no hurry."""
+        limit = time.monotonic() + seconds
+        while self._named and None in [await self.named(name) for name in self._named]:
+            if time.monotonic() > limit:
+                return
+            await asyncio.sleep(1.0)
+
     async def choose(self, scope: TenantScope, question: Question) -> Chosen | None:
         """The generator of a question, None = the extractive answerer writes (result.py says when that is a loss)."""
         found = self._wanted(scope, question)
@@ -80,24 +92,27 @@ class Generators:
         facts = await self.facts(engine)
         if facts is None:
             return None
-        adapter = self._adapters.get(name, {}).get(scope.tenant)
-        return Chosen(f"vllm:{facts.model}" if name in self._named else f"openai:{facts.model}", engine, facts, adapter)
+        if name is None:
+            return Chosen(f"openai:{facts.model}", engine, facts)
+        adapter = adapter_name(scope.tenant) if scope.tenant in self._adapters.get(name, ()) else None
+        return Chosen(f"vllm:{facts.model}", engine, facts, adapter)
 
-    def _wanted(self, scope: TenantScope, question: Question) -> tuple[str, Engine] | None:
-        own = scope.config.generator
-        wish = question.generator or AUTO
-        if wish == EXTRACTIVE or (wish == AUTO and own == EXTRACTIVE):
-            return None
-        if wish in self._named and wish != VLLM:
-            return wish, self._named[wish]
+    def _wanted(self, scope: TenantScope, question: Question) -> tuple[str | None, Engine] | None:
+        """The platform's name of the generator, None for the tenant's own, and its engine; None = nobody."""
+        own, wish = scope.config.generator, question.generator or AUTO
+        if wish not in (AUTO, VLLM):
+            return (wish, self._named[wish]) if wish in self._named else None
         if isinstance(own, OpenAIGenerator):
             if own.openai not in self._own:
                 self._own[own.openai] = self._connect(own.openai)
-            return own.openai.model, self._own[own.openai]
+            return None, self._own[own.openai]
         if own in self._named:
             return own, self._named[own]
-        first = next(iter(self._named.items()), None)
-        return first if own in (AUTO, EXTRACTIVE, VLLM) else None
+        if own not in (AUTO, EXTRACTIVE, VLLM) or (wish == AUTO and own == EXTRACTIVE):
+            return None
+        if wish == VLLM and VLLM in self._named:
+            return VLLM, self._named[VLLM]
+        return next(iter(self._named.items()), None)
 
     async def facts(self, engine: Engine) -> EngineFacts | None:
         """What an engine serves, None while it is away. Known facts are renewed in the background."""
@@ -113,7 +128,7 @@ class Generators:
 
     def lost(self, engine: Engine) -> None:
         """An engine failed: the next question asks whether it is there before it is chosen."""
-        self._known[id(engine)] = (0.0, None)
+        self._known.pop(id(engine), None)
 
     def _ask(self, key: int, engine: Engine) -> asyncio.Task[None]:
         running = self._asking.get(key)

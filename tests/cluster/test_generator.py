@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ import httpx
 import openai
 import pytest
 
+from cluster.platform import read_record
 from cluster.processes import MARK, is_alive
-from tests.conftest import CommandLine
-from tests.services.generation.checkpoint import make_checkpoint
+from cluster.ray_head import driver_environment
+from tests.conftest import ROOT, CommandLine
+from tests.services.generation.checkpoint import make_adapter, make_checkpoint
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vllm]
 
@@ -26,6 +30,23 @@ KEYS = "# Keys\n\nTo rotate a key, create a new one, switch the clients over, th
 PORTS = "# Ports\n\nThe platform listens on port 8000 of the loopback interface unless another port is chosen.\n"
 TENANT = {"answer": {"unsupported": "mark"}}  # nonsense is shown, marked: so there is a stream to look at
 WAIT_S = 240.0
+WRITE_TWICE = """
+import asyncio, json, sys
+import ray
+from services.generation.engine import Writing, adapter_name
+from services.handles import GENERATOR_DEPLOYMENT, RemoteEngine, generator_application
+
+async def main():
+    engine = RemoteEngine(generator_application("vllm"), GENERATOR_DEPLOYMENT)
+    await engine.facts()
+    async def write(adapter):
+        writing = Writing("rules", "evidence", "[a-z ]{40}", 60, adapter=adapter)
+        return "".join([piece.text async for piece in engine.write(writing)])
+    print(json.dumps([await write(None), await write(None), await write(adapter_name("beta"))]))
+
+ray.init(address=sys.argv[1], namespace="fathom", log_to_driver=False, logging_level="ERROR")
+asyncio.run(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,11 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writer]:
     config = documents.parent / "tenant.json"
     config.write_text(json.dumps(TENANT))
     cli = CommandLine(tmp_path_factory.mktemp("writer"), {"HF_HUB_OFFLINE": "1"})
+    settings = documents.parent / "fathom.yaml"
+    adapter = make_adapter(tmp_path_factory.mktemp("adapter"))
+    settings.write_text(f"generators: {{vllm: {{model: none, adapters: {{beta: {adapter}}}}}}}")
     try:
-        info = cli.ok("up", "--generator", str(model))
+        info = cli.ok("up", "--config", str(settings), "--generator", str(model))
         made = cli.ok("tenant", "create", "acme", "--config", str(config))
         cli.ok("index", "acme", str(documents))
         yield Writer(info["url"], made["api_key"], cli)
@@ -124,6 +148,24 @@ def test_openai_streams_lines_and_every_marker_was_shown(writer: Writer) -> None
     assert answer["grounded"] in ("partial", "abstained")
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens > 0
+
+
+def test_a_tenant_has_an_adapter_of_its_own(writer: Writer) -> None:
+    """The same request to the engine with and without it, from a driver on the platform's Ray."""
+    info = read_record(str(writer.cli.data_dir))
+    assert info is not None
+    found = subprocess.run(
+        [sys.executable, "-c", WRITE_TWICE, info.ray_address],
+        env=writer.cli.environment() | driver_environment(info),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    plain, again, adapted = json.loads(found.stdout.splitlines()[-1])
+    assert plain == again
+    assert adapted
+    assert plain != adapted
 
 
 def test_a_caller_who_leaves_frees_the_engine(writer: Writer) -> None:

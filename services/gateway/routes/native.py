@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -110,10 +111,11 @@ async def events(question: Question, platform: Platform, access: Access) -> Asyn
     """One whole answer within one deadline; its place in the queue is free once the last event is made."""
     async with admitted(platform, access), deadline.enforced():
         scope = await platform.catalogue.pinned(access.scope)
-        async for event in query.stream(question, scope, platform.steps, access.caller):
-            if event.name == "answer":
-                observe(platform, scope, event.data)
-            yield event
+        async with aclosing(query.stream(question, scope, platform.steps, access.caller)) as line:
+            async for event in line:
+                if event.name == "answer":
+                    observe(platform, scope, event.data)
+                yield event
 
 
 def _failed(access: Access, error: Exception) -> bytes:

@@ -71,7 +71,7 @@ def test_what_was_cut_short_goes_on_where_it_ended(tmp_path: Path, scope: Tenant
     with pytest.raises(KeyboardInterrupt):
         answer_file(path, out, scope, SETTINGS, Ask(), first)
     with out.open("ab") as torn:
-        torn.write(b'{"_id": "q2", "ans')  # a line that a kill cut
+        torn.write(b'{"_id": "q2", "_as')  # a line that a kill cut
     second = Asked()
     report = answer_file(path, out, scope, SETTINGS, Ask(), second)
     assert (first.names, second.names) == (["q0", "q1"], ["q2", "q3", "q4"])
@@ -80,6 +80,16 @@ def test_what_was_cut_short_goes_on_where_it_ended(tmp_path: Path, scope: Tenant
     again = Asked()
     assert answer_file(path, out, scope, SETTINGS, Ask(), again)["answered"] == 0
     assert again.names == []
+
+
+def test_answers_to_something_else_are_not_taken(tmp_path: Path, scope: TenantScope) -> None:
+    path, out = questions(tmp_path), tmp_path / "answers.jsonl"
+    answer_file(path, out, scope, SETTINGS, Ask(), Asked())
+    with pytest.raises(InvalidInput, match="another file"):
+        answer_file(path, out, scope, SETTINGS, Ask(generator="vllm"), Asked())
+    path.write_text(path.read_text().replace("What is 3?", "What is 4?"))
+    with pytest.raises(InvalidInput, match="another question q3"):
+        answer_file(path, out, scope, SETTINGS, Ask(), Asked())
 
 
 def test_a_question_that_fails_is_told_and_asked_again(tmp_path: Path, scope: TenantScope) -> None:

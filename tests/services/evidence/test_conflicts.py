@@ -71,10 +71,57 @@ def test_dates_versions_and_denials_conflict(question: str, one: str, other: str
         ("The password reset link is valid for 24 hours.", "The password needs 12 characters."),  # other matters
         ("The password reset link is valid for 24 hours.", "The reset link is valid; its 2 icons are blue."),
         ("Bananas are yellow for 24 hours.", "Bananas are yellow for 2 hours."),  # nobody asked
+        (
+            "The password reset link is valid for 1 hour, 30 minutes.",
+            "The password reset link is valid for 90 minutes.",
+        ),
+        (
+            "In 2021 the password reset link is valid for 24 hours.",
+            "In 2025 the password reset link is valid for 2 hours.",
+        ),
+        ("Is the password reset link valid for 24 hours?", "The password reset link is valid for 2 hours."),
+        (
+            "The password reset link is valid for admins 24 hours.",
+            "The password reset link is valid for guests 2 hours.",
+        ),
     ],
 )
 def test_what_is_no_contradiction(one: str, other: str) -> None:
     assert not conflicts(QUESTION, [fakes.passage(1, one, "a"), fakes.passage(2, other, "b")], PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("question", "one", "other"),
+    [
+        (
+            "What is the usual adult dose of aspirin?",
+            "The usual adult dose of aspirin is 650 mg.",
+            "The usual adult dose of ibuprofen is 400 mg.",
+        ),
+        (
+            "How many days of leave are there?",
+            "There are 30 days of leave in Germany.",
+            "There are 25 days of leave in France.",
+        ),
+        (
+            "What was the revenue of Acme?",
+            "Revenue of Acme in 2021 was 5 million.",
+            "Revenue of Acme in 2022 was 7 million.",
+        ),
+        (
+            "Who should be screened for diabetes?",
+            "Patients without diabetes should be screened every year.",
+            "Patients with diabetes should be screened every year.",
+        ),
+        (
+            "What was added for arguments?",
+            "Changed in version 3.9: Added support for arguments.",
+            "Changed in version 3.11: Added support for arguments.",
+        ),
+    ],
+)
+def test_qualifiers_are_no_contradictions(question: str, one: str, other: str) -> None:
+    assert not conflicts(question, [fakes.passage(1, one, "a"), fakes.passage(2, other, "b")], PLAIN)
 
 
 def test_a_document_does_not_contradict_itself_and_a_tenant_may_ignore_conflicts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,30 @@ def test_what_is_not_supported_is_dropped(invented: str) -> None:
     assert draft.answer.startswith("The Eiffel Tower was finished in March 1889 [1]")
     assert "evil" not in draft.answer
     assert len(draft.citations) == 1
+
+
+@pytest.mark.parametrize("url", ["http://[bad", "http://a\uff0fb.com", "https://ok.example/a"])
+def test_no_address_of_a_document_and_no_token_breaks_an_answer(url: str) -> None:
+    passage = replace(TOWER, url=url)
+    question = Question(QUESTION)
+    engine = ScriptedEngine(GOOD + "The tower was finished in March 1889 //evil\u2100.com [1].\n")
+    events = asyncio.run(events_of(engine, question, fakes.scope(), (passage, FRUIT)))
+    assert events[-1].draft is not None
+    assert events[-1].draft.answer.startswith("The Eiffel Tower was finished in March 1889 [1]")
+    assert "evil" not in events[-1].draft.answer
+
+
+def test_names_that_look_like_hosts_are_no_links() -> None:
+    passage = fakes.passage(1, "ASP.NET Core runs on Linux. It uses java.net and System.IO.", "net.md")
+    engine = ScriptedEngine("ASP.NET Core runs on Linux [1].\n")
+    events = asyncio.run(events_of(engine, Question("Where does ASP.NET Core run?"), fakes.scope(), (passage,)))
+    assert events[-1].draft is not None
+    assert events[-1].draft.answer == "ASP.NET Core runs on Linux [1]"
+
+
+def test_what_breaks_inside_still_ends_in_an_answer() -> None:
+    draft = ask(ScriptedEngine(GOOD, error=RuntimeError("a bug"), breaks_after=5))
+    assert (draft.generator, draft.degraded) == ("extractive", ("generator_unavailable",))
 
 
 def test_nothing_supported_is_an_abstention() -> None:

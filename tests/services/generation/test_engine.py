@@ -7,7 +7,7 @@ import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from services.contracts import Question
-from services.generation.engine import CONTEXT_TOKENS, EngineFacts, ServerEngine, Writing
+from services.generation.engine import CONTEXT_TOKENS, EngineFacts, Refused, ServerEngine, Writing
 from services.generation.generators import Generators
 from tenants.errors import DeadlineExceeded, Overloaded, Unavailable
 from tests import fakes
@@ -141,7 +141,9 @@ async def test_facts_and_tokens(server: Server, engine: ServerEngine) -> None:
     await other.close()
 
 
-@pytest.mark.parametrize(("status", "error"), [(429, Overloaded), (500, Unavailable), (401, Unavailable)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(429, Overloaded), (500, Unavailable), (401, Unavailable), (400, Refused)]
+)
 async def test_refusals_are_the_house_s_errors(server: Server, engine: ServerEngine, status: int, error: Any) -> None:
     server.status = status
     with pytest.raises(error) as raised:
@@ -198,12 +200,17 @@ async def test_a_generator_that_comes_back_is_chosen_again(monkeypatch: pytest.M
 
 async def test_a_tenant_s_own_server_and_adapter() -> None:
     own, shared = ScriptedEngine(), ScriptedEngine()
-    generators = Generators({"small": shared, "vllm": shared}, lambda _: own, {"small": {"acme": "acme-lora"}})
+    generators = Generators({"small": shared, "vllm": shared}, lambda _: own, {"small": {"acme"}})
     mine = fakes.scope(generator={"openai": {"base_url": "http://x/v1", "model": "m"}})
     chosen = await generators.choose(mine, QUESTION)
     assert chosen is not None
     assert (chosen.engine, chosen.name) == (own, "openai:scripted")
     named = await generators.choose(fakes.scope(generator="small"), QUESTION)
     assert named is not None
-    assert (named.engine, named.adapter) == (shared, "acme-lora")
+    assert (named.engine, named.adapter) == (shared, "adapter-acme")
     assert await generators.choose(fakes.scope(generator="unknown"), QUESTION) is None
+    assert await generators.choose(fakes.scope(), replace(QUESTION, generator="typo")) is None
+    asked = await generators.choose(fakes.scope(), replace(QUESTION, generator="vllm"))
+    assert asked is not None
+    assert generators.names == ("small", "vllm")
+    assert (generators.knows("small"), generators.knows("typo")) == (True, False)
