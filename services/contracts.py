@@ -311,8 +311,14 @@ class PairScorer(Protocol):
         """
         ...
 
-    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
-        """Raises `Unavailable`, `Overloaded`, `DeadlineExceeded`; a long pair is windowed, never cut, never refused."""
+    async def score(
+        self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage], partial: bool = False
+    ) -> Scored:
+        """Raises `Unavailable`, `Overloaded`, `DeadlineExceeded`; a long pair is windowed, never cut, never refused.
+
+        With `partial` a deadline that passes gives what was computed by then and NaN for the rest; it is raised only
+        when that is nothing.
+        """
         ...
 
 

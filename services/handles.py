@@ -140,11 +140,13 @@ class RemoteScorer:
         except FathomError:
             self._facts.pop(model, None)
 
-    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+    async def score(
+        self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage], partial: bool = False
+    ) -> Scored:
         """See `contracts.PairScorer`."""
         slim = [replace(passage, metadata={}) for passage in passages]
         caller = self._caller((_role(scope, reference), reference))
-        scored: Scored = await caller.call("score", _bare(scope), reference, query, slim)
+        scored: Scored = await caller.call("score", _bare(scope), reference, query, slim, partial)
         return scored
 
     async def waiting(self, scope: TenantScope, reference: str) -> int:

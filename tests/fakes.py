@@ -142,7 +142,9 @@ class FakeScorer:
             raise self.failure
         return CrossEncoderFacts(reference, "0123456789abcdef", "int8", "t", (128,), (1.0,), (0.1,))
 
-    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+    async def score(
+        self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage], partial: bool = False
+    ) -> Scored:
         self.asked.append((reference, len(passages)))
         if self.failure is not None:
             raise self.failure

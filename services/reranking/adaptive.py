@@ -13,9 +13,11 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+import numpy as np
 
 from services import deadline
 from services.contracts import (
@@ -122,10 +124,15 @@ class AdaptiveReranker:
             began = time.perf_counter()
             try:
                 with deadline.within(left_s):
-                    scored = await self._scorer.score(scope, reference, question.text, passages)
+                    scored = await self._scorer.score(scope, reference, question.text, passages, True)
             except FathomError as error:
                 return _Outcome(state, error)
-            state = observe(state, action, scored.logits, scored.cached, (time.perf_counter() - began) * 1000)
+            elapsed_ms = (time.perf_counter() - began) * 1000
+            known = ~np.isnan(scored.logits)
+            part = action if known.all() else replace(action, rows=action.rows[known])
+            state = observe(state, part, scored.logits[known], scored.cached[known], elapsed_ms)
+            if part is not action:
+                return _Outcome(state, DeadlineExceeded("the latency budget ended within a batch"))
         return _Outcome(state)
 
     async def _models(self, scope: TenantScope) -> dict[Role, CrossEncoderFacts]:

@@ -1,9 +1,10 @@
 """Pairs of many requests → batches of one model, fair between tenants: one worker thread a model. No framework.
 
 A batch is filled pair by pair from the tenant that has had the fewest tokens (start-time fair queueing, see
-services/gateway/schedule.py, with a pair as the unit), and within a tenant from the request with the fewest pairs
-left, so that a search overtakes its own tenant's long list. A request whose deadline has passed, or whose caller has
-gone, leaves the queue and is not computed.
+services/gateway/schedule.py, with a pair as the unit), and within a tenant from the request that has had the fewest
+pairs, the shortest first among equals: a search overtakes its own tenant's long list, and requests that come together
+all get their first pairs, which are worth the most, before one gets its last. A request whose deadline has passed, or
+whose caller has gone, leaves the queue and is not computed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +24,7 @@ import numpy as np
 from services import deadline
 from services.contracts import Float32
 from services.reranking.observed import ObservedCost
-from tenants.errors import FathomError, Overloaded, Unavailable
+from tenants.errors import DeadlineExceeded, FathomError, Overloaded, Unavailable
 
 TOKEN_BYTES = 4  # stored ids are uint32
 _log = logging.getLogger("fathom.reranking")
@@ -76,6 +78,16 @@ class Job:
         """Every logit; raises `Unavailable` when the engine failed."""
         await self._done
         return self.logits
+
+    async def wait_until(self, seconds: float) -> Float32:
+        """What is computed within `seconds`: all, or NaN for the rest; raises `DeadlineExceeded` when it is nothing."""
+        ended, _ = await asyncio.wait([self._done], timeout=None if math.isinf(seconds) else max(0.0, seconds))
+        if ended:
+            return await self.wait()
+        logits = self.logits.copy()  # the worker may be at it
+        if np.isnan(logits).all():
+            raise DeadlineExceeded("the reranker did not answer in time; try again", retry_after_s=1)
+        return logits
 
     def abandon(self) -> None:
         """Nobody waits any more: an error that comes later concerns nobody."""
@@ -152,7 +164,7 @@ class PairQueue:
         size = 0
         while self._jobs:
             tenant = min(self._jobs, key=self._had.__getitem__)
-            job = min(self._jobs[tenant], key=lambda each: each.left)
+            job = min(self._jobs[tenant], key=lambda each: (each.taken, each.left))
             tokens = tokens_of(job.pairs[job.taken])
             if begun and size + tokens > budget_tokens:
                 break

@@ -19,6 +19,7 @@ from services.reranking.local import open_scorer
 from services.settings import Settings
 from tenants.scope import TenantScope
 
+RETURN_S = 0.02  # what a part takes back to its caller, who waits no longer than it said
 _FILL = [0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0]
 
 
@@ -64,12 +65,18 @@ class RerankerDeployment:
         return await self._scorer.facts(scope, reference)
 
     async def score(
-        self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage], timeout_s: float | None
+        self,
+        scope: TenantScope,
+        reference: str,
+        query: str,
+        passages: Sequence[Passage],
+        partial: bool,
+        timeout_s: float | None,
     ) -> Scored:
         """`contracts.PairScorer.score` within `timeout_s` seconds."""
         if timeout_s is not None:
-            deadline.start(timeout_s)
-        return await self._scorer.score(scope, reference, query, passages)
+            deadline.start(timeout_s - RETURN_S if partial else timeout_s)
+        return await self._scorer.score(scope, reference, query, passages, partial)
 
     async def waiting(self, scope: TenantScope, reference: str, timeout_s: float | None) -> int:
         """Pairs that wait for the model in this replica."""

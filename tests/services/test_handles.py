@@ -102,7 +102,7 @@ async def test_a_reference_is_asked_where_its_role_is_served() -> None:
     await scorer.score(SCOPE, "s", "q", PASSAGES)
     await scorer.score(SCOPE, "l", "q", PASSAGES)
     assert [len(one.calls) for one in (small, large)] == [1, 1]
-    _, (scope, reference, query, passages, timeout_s) = large.calls[0]
+    _, (scope, reference, query, passages, _, timeout_s) = large.calls[0]
     assert (scope.uid, reference, query, timeout_s) == (SCOPE.uid, "l", "q", None)
     assert (passages[0].text, passages[0].metadata) == ("a text", {}), "what is not scored does not travel"
 

@@ -50,7 +50,9 @@ class Words:
             reference, f"rev-{reference}", "int8", "t", (256,), (cost,), (cost,), self.languages
         )  # fmt: skip
 
-    async def score(self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage]) -> Scored:
+    async def score(
+        self, scope: TenantScope, reference: str, query: str, passages: Sequence[Passage], partial: bool = False
+    ) -> Scored:
         number = len(self.calls)
         self.calls.append((reference, len(passages)))
         if self.hangs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -227,3 +228,21 @@ async def test_one_requests_poison_fails_it_alone(opened: Callable[..., PairBatc
     assert "secret" not in caught.value.detail
     with batcher.submitted("a", [pair(10, 5)]) as later:
         assert (await later.wait()).tolist() == [5.0], "the worker outlived it"
+
+
+async def test_requests_that_come_together_share_a_batch() -> None:
+    queue = PairQueue()
+    first, second = Job("a", [pair(10)] * 10, NEVER), Job("a", [pair(10)] * 20, NEVER)
+    queue.put(first)
+    queue.put(second)
+    assert {part.job: part.end - part.start for part in queue.take(100, 0.0)} == {first: 5, second: 5}
+
+
+async def test_a_part_is_what_was_computed_in_time() -> None:
+    job = Job("a", [pair(10)] * 3, NEVER)
+    with pytest.raises(DeadlineExceeded):
+        await job.wait_until(0.0)
+    job.deliver(0, np.array([1.5, 2.5], np.float32))
+    np.testing.assert_array_equal(await job.wait_until(0.0), np.array([1.5, 2.5, np.nan], np.float32))
+    job.deliver(2, np.array([3.5], np.float32))
+    assert (await job.wait_until(math.inf)).tolist() == [1.5, 2.5, 3.5]
