@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jobs.indexing.__main__ import _parser
-from services.settings import Settings
+from services.settings import GeneratorModel, Settings
 from tests.cluster.kuberay import RAY_JOB, RAY_SERVICE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,15 +71,13 @@ def test_the_serve_config_s_arguments_are_our_settings():
 def test_the_config_with_a_generator_is_the_same_platform_with_one():
     from ray.serve.schema import ServeDeploySchema
 
-    from cluster.generator import NamedGenerator
-
     with_generator = load("serve-vllm.yaml")
     ServeDeploySchema.model_validate(with_generator)
     platform, generator = with_generator["applications"]
-    named = NamedGenerator(**generator["args"])
-    assert generator["name"] == f"generator-{named.name}"
-    assert generator["route_prefix"] is None
-    assert Settings(**platform["args"]).generators[named.name].model == named.model
+    name = generator["args"].pop("name")
+    named = GeneratorModel(**generator["args"])
+    assert (generator["name"], generator["route_prefix"]) == (f"generator-{name}", None)
+    assert Settings(**platform["args"]).generators[name].model == named.model
     del platform["args"]["generators"]
     assert with_generator | {"applications": [platform]} == serve_config()
 
