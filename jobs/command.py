@@ -15,6 +15,11 @@ def fail(code: str, detail: str, *, as_json: bool) -> int:
     return 1
 
 
+def tell(line: object) -> None:
+    """One line of progress, on stderr."""
+    print(line, file=sys.stderr)  # noqa: T201 - progress of a command
+
+
 def interrupt(number: int, frame: object) -> NoReturn:
     """A signal handler: the job ends as on Ctrl-C."""
     raise KeyboardInterrupt

@@ -9,7 +9,6 @@ from cluster.platform import platform_settings, settings_path
 from cluster.ray_head import driver_environment
 from cluster.status import running_platform
 from services.settings import FOREIGN, Settings, adopt_environment, load_settings
-from tenants.errors import InvalidInput
 
 if TYPE_CHECKING:
     from services.contracts import Answerer, Retriever
@@ -43,7 +42,5 @@ def generating(settings: Settings, retriever: Retriever, asked: Sequence[str | N
         connect(settings)
     generators = open_generators(settings)
     for name in asked:
-        if not generators.knows(name):
-            known = ", ".join(("auto", "extractive", *generators.names))
-            raise InvalidInput.field("/generator", f"there is no generator {name}; the generators are {known}")
+        generators.require(name)
     return GroundedAnswerer(ExtractiveAnswerer(retriever), generators)

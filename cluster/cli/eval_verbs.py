@@ -43,7 +43,7 @@ def evaluate(
     from jobs.evaluation.pipeline import Plan
 
     plan = Plan(rerank=rerank.value, depth=depth, k=k, limit=limit, answers=answers or bool(generator))
-    plan = replace(plan, generators=tuple(generator or ())) if generator else plan
+    plan = replace(plan, generators=tuple(generator or plan.generators))
     report = run_evaluation(read_settings(data_dir), tenant, queries, qrels, plan)
     lines = [f"{name:<12} {value:.4f}" for name, value in report["metrics"].items()]
     latency = ", ".join(f"{name} {value:.0f} ms" for name, value in report["latency_ms"].items())

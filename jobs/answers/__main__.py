@@ -18,8 +18,8 @@ from typing import Any
 
 from jobs.answers.job import Ask, answer_file, sentence
 from jobs.answers.pipeline import answers
-from jobs.calibration.progress import Pace, Paced
-from jobs.command import fail, interrupt
+from jobs.calibration.progress import Paced
+from jobs.command import fail, interrupt, tell
 from services.control_plane import open_control_plane
 from services.settings import load_settings
 from tenants.errors import FathomError
@@ -48,13 +48,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         scope = store.scope_of(store.get_tenant(tenant_name(options.tenant)), settings.root)
         out = options.out or options.questions.with_suffix(".answers.jsonl")
         ask = Ask(options.generator, options.rerank, options.max_tokens)
-        return answer_file(options.questions, out, scope, settings, ask, answers, Paced(_show))
+        return answer_file(options.questions, out, scope, settings, ask, answers, Paced(tell))
     finally:
         store.close()
-
-
-def _show(pace: Pace) -> None:
-    print(pace, file=sys.stderr)  # noqa: T201 - progress of a command
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -134,9 +134,7 @@ async def _steps(scope: TenantScope, settings: Settings, ask: Ask) -> Steps:
     retriever: Any = await asyncio.to_thread(open_retriever, settings)
     await asyncio.to_thread(scorer.wait)
     generators = open_generators(settings)
-    if not generators.knows(ask.generator):
-        known = ", ".join(("auto", "extractive", *generators.names))
-        raise InvalidInput(f"there is no generator {ask.generator}; the generators are {known}")
+    generators.require(ask.generator)
     await generators.wait(WAIT_S)
     answerer = GroundedAnswerer(ExtractiveAnswerer(retriever), generators)
     return Steps(retriever, AdaptiveReranker(scorer), answerer, open_audit_log(settings.audit_url))

@@ -17,9 +17,9 @@ from typing import Any
 
 from jobs.calibration.job import calibrate
 from jobs.calibration.pipeline import collect
-from jobs.calibration.progress import Pace, Paced
+from jobs.calibration.progress import Paced
 from jobs.calibration.questions import read_questions
-from jobs.command import fail, interrupt
+from jobs.command import fail, interrupt, tell
 from services.control_plane import open_control_plane
 from services.settings import load_settings
 from tenants.errors import FathomError
@@ -47,13 +47,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         tenant = store.get_tenant(tenant_name(options.tenant))
         questions = read_questions(settings, tenant, options.queries, options.qrels).first(options.limit)
         scope = store.scope_of(tenant, settings.root)
-        return calibrate(questions, scope, store, settings, collect, Paced(_show))
+        return calibrate(questions, scope, store, settings, collect, Paced(tell))
     finally:
         store.close()
-
-
-def _show(pace: Pace) -> None:
-    print(pace, file=sys.stderr)  # noqa: T201 - progress of a command
 
 
 def _parser() -> argparse.ArgumentParser:

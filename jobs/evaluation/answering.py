@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 
 from jobs.evaluation.answers import auroc, containment, means, normalised, token_f1
 from services.contracts import Caller, Citation, Draft, Float32, Passage, Question
+from services.evidence.citations import WORD_JOINER
 from services.evidence.sentences import split
 from services.evidence.support import support
 from services.query import Steps, prepare
@@ -157,10 +158,10 @@ def figure_of(written: Mapping[str, Sequence[Written]]) -> Figure:
 
 
 def _backs(answer: str, citation: Citation) -> bool:
-    said = answer[citation.answer_start : citation.answer_end].replace("\u2060", "")
+    said = answer[citation.answer_start : citation.answer_end].replace(WORD_JOINER, "")
     found = support(said, citation.quote)
     # A sentence without a word that could be compared (a row of figures, a line of code) must be the quote itself.
-    return said == citation.quote.replace("\u2060", "") or (found is not None and found.holds)
+    return said == citation.quote.replace(WORD_JOINER, "") or (found is not None and found.holds)
 
 
 def _verbatim(citation: Citation, shown: Mapping[str, Passage]) -> bool:
@@ -180,4 +181,4 @@ def _covered(draft: Draft, backed: Sequence[bool]) -> float:
 def _bare(draft: Draft) -> str:
     """The cited sentences without markers: what is compared with a gold answer."""
     spans = dict.fromkeys((one.answer_start, one.answer_end) for one in draft.citations)
-    return " ".join(draft.answer[start:end] for start, end in spans).replace("\u2060", "")
+    return " ".join(draft.answer[start:end] for start, end in spans).replace(WORD_JOINER, "")

@@ -15,7 +15,7 @@ from services.contracts import Citation, Passage
 from services.evidence.sentences import Kind
 
 _LOOKS_LIKE_A_MARKER = re.compile(r"\[(?=[\s,;–-]*+\d[\s\d,;–-]*+\])")  # linear: nothing gives back
-_WORD_JOINER = "⁠"
+WORD_JOINER = "⁠"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def compose(passages: Sequence[Passage], picks: Sequence[Pick], length: int = 0,
 
 def plain(text: str) -> str:
     """`text` in which nothing reads as one of our markers; it looks the same."""
-    return _LOOKS_LIKE_A_MARKER.sub("[" + _WORD_JOINER, text)
+    return _LOOKS_LIKE_A_MARKER.sub("[" + WORD_JOINER, text)
 
 
 def cite(marker: int, passage: Passage, span: tuple[int, int], answer: tuple[int, int]) -> Citation:

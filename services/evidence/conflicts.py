@@ -81,10 +81,13 @@ def conflicts(question: str, passages: Sequence[Passage], config: TenantConfig) 
         return ()
     wanted = claim_of(question).stems
     said = [_said(place, passage.text, wanted) for place, passage in enumerate(passages)]
+    titles = [claim_of(f"{one.title} {one.heading}").stems & wanted for one in passages]
+    texts = [claim_of(f"{one.title} {one.heading} {one.text}").stems for one in passages]
     found: list[Conflict] = []
     for first, second in combinations(range(len(passages)), 2):
-        ours, theirs = passages[first], passages[second]
-        if _document(ours) == _document(theirs) or not _same_subject(ours, theirs, wanted):
+        # What was asked for by a title must be spoken of in the other passage as well, both ways.
+        same_subject = titles[first] <= texts[second] and titles[second] <= texts[first]
+        if _document(passages[first]) == _document(passages[second]) or not same_subject:
             continue
         conflict = _between(said[first], said[second], passages, config, question)
         if conflict is not None:
@@ -114,13 +117,13 @@ def preferred(first: Passage, second: Passage, config: TenantConfig) -> tuple[st
     return None, "undecided"
 
 
-def _said(place: int, text: str, asked: frozenset[str]) -> list[_Said]:
+def _said(place: int, text: str, wanted: frozenset[str]) -> list[_Said]:
     """The units of one passage that speak of what was asked, most of it first."""
     units = [(unit, text[unit.start : unit.end]) for unit in split(text) if unit.kind in ("sentence", "item")]
     stated = [(unit, said) for unit, said in units if not said.rstrip("\"' )").endswith(("?", "？", ":"))]
     short = [(unit, said) for unit, said in stated if len(said.split()) <= WORDS]
     found = [_Said(Pick(place, unit.start, unit.end, unit.kind), said, claim_of(said)) for unit, said in short]
-    shares = {id(one): len(one.claim.stems & asked) / max(1, len(asked)) for one in found}
+    shares = {id(one): len(one.claim.stems & wanted) / max(1, len(wanted)) for one in found}
     kept = [one for one in found if shares[id(one)] >= ASKED]
     return sorted(kept, key=lambda one: (-shares[id(one)], one.pick.start))[:PER_PASSAGE]
 
@@ -145,13 +148,6 @@ def _likeness(one: _Said, other: _Said) -> float:
     if ours - theirs and theirs - ours:
         return 0.0  # each says something of its own: another drug, another country, another plan
     return len(ours & theirs) / len(ours | theirs) if len(ours & theirs) >= SHARED else 0.0
-
-
-def _same_subject(one: Passage, other: Passage, asked: frozenset[str]) -> bool:
-    """Whether what was asked for by a title is spoken of in the other passage as well, both ways."""
-    titles = [claim_of(f"{passage.title} {passage.heading}").stems & asked for passage in (one, other)]
-    texts = [claim_of(f"{passage.title} {passage.heading} {passage.text}").stems for passage in (one, other)]
-    return titles[0] <= texts[1] and titles[1] <= texts[0]
 
 
 def _difference(one: _Said, other: _Said, likeness: float, question: str) -> str | None:

@@ -20,7 +20,7 @@ from services.contracts import Question
 from services.generation.engine import Engine, EngineFacts, adapter_name
 from services.result import EXTRACTIVE
 from tenants.config import OpenAIGenerator, OpenAIServer
-from tenants.errors import FathomError
+from tenants.errors import FathomError, InvalidInput
 from tenants.scope import TenantScope
 
 AUTO, VLLM = "auto", "vllm"
@@ -63,6 +63,12 @@ class Generators:
     def knows(self, name: str | None) -> bool:
         """Whether a caller may name it: one of the platform's, or what every platform has."""
         return name in (None, AUTO, VLLM, EXTRACTIVE, *self._named)
+
+    def require(self, name: str | None) -> None:
+        """Raises `InvalidInput` for a generator that there is none of."""
+        if not self.knows(name):
+            known = ", ".join((AUTO, EXTRACTIVE, *self._named))
+            raise InvalidInput.field("/generator", f"there is no generator {name}; the generators are {known}")
 
     @property
     def names(self) -> tuple[str, ...]:

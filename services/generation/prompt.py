@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from services.contracts import Passage
+from services.evidence.citations import WORD_JOINER, plain
 from services.evidence.conflicts import authority_of
 
 VERSION = "evidence-first-1"
 SPARSE = 2  # fewer passages than this are little to stand on, and the model is told so
-JOINER = "\u2060"
 TEMPLATE_TOKENS = 64  # what a chat template adds around two messages
 
 RULES = """You answer questions from the evidence that the user message shows, and from nothing else.
@@ -38,7 +38,6 @@ SPARSE_NOTE = "Only one passage was found. Claim nothing beyond it."
 
 _FENCE = re.compile(r"<(?=\s*[^\s\d<=])|(?<=[|\uff5c])>")
 _TEMPLATE = re.compile(r"\[(?=/?[A-Za-z_]{2,40}\])")  # [INST], [/TOOL_CONTENT], [gMASK]
-_MARKER = re.compile(r"\[(?=[\s,;–-]*+\d[\s\d,;–-]*+\])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +101,14 @@ def block(number: int, passage: Passage, authority: Mapping[str, float]) -> str:
 
 def fenced(text: str) -> str:
     """`text` in which nothing reads as a fence, a role, a control token or a marker; it looks the same."""
-    text = text.replace(JOINER, "")
-    text = _FENCE.sub(lambda found: f"<{JOINER}" if found.group() == "<" else f"{JOINER}>", text)
-    return _MARKER.sub("[" + JOINER, _TEMPLATE.sub("[" + JOINER, text))
+    text = text.replace(WORD_JOINER, "")
+    text = _FENCE.sub(lambda found: f"<{WORD_JOINER}" if found.group() == "<" else f"{WORD_JOINER}>", text)
+    return plain(_TEMPLATE.sub("[" + WORD_JOINER, text))
 
 
 def unfenced(text: str) -> str:
     """What the model copied, as it stands in the document."""
-    return text.replace(JOINER, "")
+    return text.replace(WORD_JOINER, "")
 
 
 def _attribute(text: str) -> str:
