@@ -33,10 +33,9 @@ from services.gateway.app import create_app
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.logs import configure
-from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, JobSubmitter, Platform
 from services.gateway.shadowing import QueuedScorer, shadow_reranks
-from services.gateway.tokens import TenantTokens
+from services.gateway.usage import TenantPairs, TenantTokens
 from services.generation.answerer import GroundedAnswerer
 from services.generation.generators import Generators
 from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback, open_generators

@@ -94,18 +94,6 @@ def requests_policy(quotas: Quotas, replicas: int = 1) -> Policy:
     return Policy("requests", max(1, quotas.requests_per_minute // replicas))
 
 
-def pairs_policy(quotas: Quotas, replicas: int = 1) -> Policy | None:
-    """How many query-chunk pairs a minute one of `replicas` gateways lets a tenant score; None = no limit."""
-    quota = quotas.rerank_pairs_per_minute
-    return None if quota is None else Policy("rerank_pairs", max(1, quota // replicas))
-
-
-def tokens_policy(quotas: Quotas, replicas: int = 1) -> Policy | None:
-    """How many tokens a minute one of `replicas` gateways lets a tenant's generator read and write; None = no limit."""
-    quota = quotas.generator_tokens_per_minute
-    return None if quota is None else Policy("generator_tokens", max(1, quota // replicas))
-
-
 class RateLimits:
     """What each tenant has used, in this process. For one event loop: nothing here waits."""
 

@@ -16,7 +16,7 @@ from services.audit.reading import AuditReader
 from services.contracts import PairScorer
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
-from services.gateway.pairs import TenantPairs
+from services.gateway.usage import TenantPairs
 from services.query import Steps
 from services.settings import Settings
 from tenants.scope import TenantScope

@@ -17,9 +17,8 @@ from services.evidence.extract import ExtractiveAnswerer
 from services.gateway.app import create_app
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
-from services.gateway.pairs import TenantPairs
 from services.gateway.ports import Component, Platform, Upload
-from services.gateway.tokens import TenantTokens
+from services.gateway.usage import TenantPairs, TenantTokens
 from services.generation.answerer import GroundedAnswerer
 from services.query import Steps
 from services.reranking.first_stage import FirstStage

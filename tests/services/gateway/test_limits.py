@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.limits import Policy, RateLimits, decide, requests_policy
-from services.gateway.pairs import TenantPairs
+from services.gateway.usage import TenantPairs
 from tenants.config import Quotas
 from tenants.errors import QuotaExceeded
 from tests import fakes
