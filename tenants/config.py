@@ -50,6 +50,12 @@ class Rerank(_Section):
     criticality: Literal["casual", "standard", "high"] = "standard"
 
 
+class Fusion(_Section):
+    """Share of the dense list in the first stage's score; null takes what was learned of the tenant's corpus."""
+
+    weight: float | None = Field(default=None, ge=0, le=1)
+
+
 class OpenAIServer(_Section):
     """Any OpenAI-compatible server; `key_env` names the environment variable that holds its key."""
 
@@ -110,6 +116,7 @@ class TenantConfig(_Section):
     languages: tuple[Language, ...] = Field(default=("en",), min_length=1)
     chunking: Chunking = Chunking()
     embedder: str = Field(default="builtin", min_length=1)
+    fusion: Fusion = Fusion()
     rerankers: Rerankers = Rerankers()
     rerank: Rerank = Rerank()
     generator: str | OpenAIGenerator = "auto"

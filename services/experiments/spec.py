@@ -45,7 +45,7 @@ class Arm(_Frozen):
 
 
 class Guardrail(_Frozen):
-    """An arm is stopped once it is certain to be worse than the control by more than `tolerance` of the control's mean."""
+    """An arm stops once it is certain to be worse than the control by more than `tolerance` of the control's mean."""
 
     metric: str
     tolerance: float = Field(default=0.0, ge=0, le=10)
@@ -103,7 +103,8 @@ class Spec(_Frozen):
         for arm in self.arms:
             if arm.name == name:
                 return arm
-        raise InvalidInput.field("/arm", f"{self.name} has no arm {name}; it has {', '.join(a.name for a in self.arms)}")
+        known = ", ".join(arm.name for arm in self.arms)
+        raise InvalidInput.field("/arm", f"{self.name} has no arm {name}; it has {known}")
 
     def variant(self, arm: str) -> str:
         """How answers and the audit name an arm."""
