@@ -115,6 +115,7 @@ def main() -> int:
             "benchmarks.rerank_nodes",
             f"--seconds={given.seconds}",
             f"--model={given.model}",
+            "--inside",
         ]
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
         return run_inside(command, reranker_large=Replicas(min=1, max=NODES, target_ongoing=2))

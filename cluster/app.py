@@ -14,6 +14,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from cluster.ray_jobs import RayJobs
+from jobs.experiments.desk import open_desk
 from jobs.indexing.deployment import Indexer
 from services.gateway.deployment import Gateway
 from services.reranking.deployment import RerankerDeployment
@@ -30,9 +31,9 @@ def build(args: Settings) -> Application:
     indexer = sized(Indexer, "Indexer", args.indexer, args).bind(args)
     gateway = sized(Gateway, "Gateway", args.gateway, args)
     if args.topology == "single":
-        return gateway.bind(args, indexer, RayJobs)
+        return gateway.bind(args, indexer, RayJobs, open_desk)
     retriever = sized(RetrieverDeployment, "Retriever", args.retriever, args).bind(args)
-    return gateway.bind(args, indexer, RayJobs, retriever, *rerankers(args))
+    return gateway.bind(args, indexer, RayJobs, open_desk, retriever, *rerankers(args))
 
 
 def rerankers(args: Settings) -> Iterator[Application]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tenants.scope import TenantScope
 
 if TYPE_CHECKING:
+    from services.experiments.interleaved import Interleaved
     from services.reranking.trace import Trace
 
 Float32 = npt.NDArray[np.float32]
@@ -172,6 +173,7 @@ class Ranked:
     certificate: str | None = None
     degraded: tuple[Degradation, ...] = ()
     trace: Trace | None = None
+    interleaved: Interleaved | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +355,21 @@ class AuditText:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an experiment reads of a question, kept in one small row that is durable with the question's record.
+
+    `experiment` and `arm` None = none was running on the unit; the row is its past then. `unit` is a digest.
+    `values`: kind (search | answer), ms, rerank_ms, pairs, tokens, abstained, degraded, shown (chunk ids, best first);
+    teams of the shown ones where the list was interleaved.
+    """
+
+    experiment: str | None
+    arm: str | None
+    unit: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRecord:
     """One question's record. `facts` is JSON: ids, digests and figures, no text of a document or a question.
 
@@ -364,6 +381,7 @@ class AuditRecord:
     facts: Mapping[str, Any]
     texts: tuple[AuditText, ...] = ()
     sources: tuple[str, ...] = ()
+    outcome: Outcome | None = None
 
 
 class AuditLog(Protocol):

@@ -215,3 +215,24 @@ def _move(draft: Path, home: Path) -> None:
 
 def _bad(reference: str, detail: str) -> InvalidInput:
     return InvalidInput.field("/embedder", f"{reference}: {detail}")
+
+
+def move_alias(name: str, alias: str, version: str, registry: str | None) -> str | None:
+    """Let `alias` of a registered model mean `version`; gives the version that it meant before, None for none.
+
+    Raises `Unavailable` when MLflow does not answer, `InvalidInput` for a version that it does not know.
+    """
+    with _registry_errors(f"models:/{name}/{version}"):
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=registry, registry_uri=registry)
+        held = client.get_registered_model(name).aliases.get(alias)
+        if held != version:
+            client.set_registered_model_alias(name, alias, version)
+    return None if held is None else str(held)
+
+
+def registered_version(reference: str) -> tuple[str, str] | None:
+    """(name, version) of `models:/name/version`; None for every other reference."""
+    match = _REGISTERED.match(reference)
+    return (match["name"], match["version"]) if match and match["version"] else None

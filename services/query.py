@@ -18,6 +18,8 @@ from typing import Any
 from services.audit.record import explained, query_record
 from services.contracts import Answerer, AnswerEvent, AuditLog, Caller, Draft, Evidence, Question, Reranker, Retriever
 from services.evidence.selection import page, select
+from services.experiments.interleaved import interleaved
+from services.experiments.rivals import NoRivals, Rivals
 from services.reranking.shadow import NoShadow, Shadow
 from services.reranking.telling import shown_of
 from services.result import (
@@ -44,7 +46,9 @@ def _wall_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the line drives. `now_ms` is Unix time, for query ids and the audit; `shadow` is told of every question."""
+    """What the line drives. `now_ms` is Unix time, for query ids and the audit; `shadow` and `rivals` are told of
+    every question after its reply.
+    """
 
     retriever: Retriever
     reranker: Reranker
@@ -52,6 +56,7 @@ class Steps:
     audit: AuditLog
     now_ms: Callable[[], int] = _wall_ms
     shadow: Shadow = field(default_factory=NoShadow)
+    rivals: Rivals = field(default_factory=NoRivals)
 
 
 async def answer(question: Question, scope: TenantScope, steps: Steps, caller: Caller) -> Answer:
@@ -84,6 +89,8 @@ async def prepare(
         fusion = fuse(candidates, question.mode, profile_of(scope))
     with watch.lap("rerank"):
         ranked = await steps.reranker.rerank(scope, question, candidates, fusion)
+        if scope.rival is not None and scope.variant.kind == "interleaving":
+            ranked = await interleaved(ranked, scope.rival, question, candidates, steps.reranker)
     with watch.lap("evidence"):
         evidence = choose(question, scope, candidates, ranked)
     query_id = new_query_id(at_ms)
@@ -131,6 +138,7 @@ def result_of(prepared: Prepared, draft: Draft | None = None) -> SearchResult:
         candidates=len(prepared.candidates.passages),
         degraded=degradations(prepared, draft),
         timings_ms=prepared.watch.read(),
+        variant=scope.variant.name,
         explain=explain,
     )
 
@@ -141,6 +149,9 @@ async def _record(prepared: Prepared, draft: Draft | None, state: str, steps: St
         await steps.audit.append(prepared.scope, record)
     if state != "complete":
         return
+    steps.rivals.offer(prepared)
+    if prepared.ranked.interleaved is not None:
+        return  # nobody promised anything of a list of two rankings
     shown = shown_of(prepared.query_id, prepared.question.text, prepared.candidates, prepared.fusion, prepared.ranked)
     if shown is not None:
         steps.shadow.offer(prepared.scope, shown)

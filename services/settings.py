@@ -158,6 +158,7 @@ class Settings(BaseSettings):
     reranking: Reranking = Reranking()
     generators: dict[GeneratorName, GeneratorModel] = Field(default_factory=dict)  # by name; the first is `auto`'s
     generator_slots: int = Field(default=16, ge=1)  # answers that one gateway lets generators write at once
+    experiment_poll_s: float = Field(default=15, gt=0)  # how often running experiments are looked at
     ingest: Ingest = Ingest()
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"

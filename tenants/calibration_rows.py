@@ -15,14 +15,15 @@ from datetime import datetime
 from typing import Any
 
 from cachetools import TTLCache
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from tenants.errors import NotFound
+from tenants.experiment_rows import live
 from tenants.records import Owner, Tenant
-from tenants.rows import Rows, to_json
-from tenants.scope import TenantScope
-from tenants.tables import CALIBRATIONS, DRIFT, TENANTS
+from tenants.rows import Rows, hold, to_json
+from tenants.scope import Champion, TenantScope, Trial
+from tenants.tables import CALIBRATIONS, DRIFT
 
 KEPT = 20  # versions of one tenant
 
@@ -47,6 +48,8 @@ class Calibrated:
     number: int = 0
     profile: Mapping[str, Any] | None = None
     alarms: Mapping[str, str] = field(default_factory=dict)
+    champion: Champion | None = None
+    trial: Trial | None = None
 
 
 class CalibrationRows(Rows):
@@ -58,7 +61,7 @@ class CalibrationRows(Rows):
         row = {"uid": tenant.uid, "profile": to_json(profile), "summary": to_json(summary), "created_at": self._clock()}
         try:
             with self._database.writing() as connection:
-                _hold(connection, tenant)
+                hold(connection, tenant)
                 last = connection.execute(select(func.max(CALIBRATIONS.c.version)).where(ours)).scalar_one()
                 version = (last or 0) + 1
                 connection.execute(CALIBRATIONS.insert().values(**row, version=version))
@@ -93,11 +96,12 @@ class CalibrationRows(Rows):
         with self._database.reading() as connection:
             alarms = {row.group: row.certificate for row in connection.execute(voided)}
             number = connection.execute(select(func.max(CALIBRATIONS.c.number)).where(ours)).scalar_one() or 0
+            champion, trial = live(connection, tenant)
             if known is not None and known.number == number:
-                return Calibrated(number, known.profile, alarms)
+                return Calibrated(number, known.profile, alarms, champion, trial)
             query = select(CALIBRATIONS.c.profile).where(CALIBRATIONS.c.number == number)
             text = connection.execute(query).scalar_one_or_none()
-        return Calibrated(number, None if text is None else json.loads(text), alarms)
+        return Calibrated(number, None if text is None else json.loads(text), alarms, champion, trial)
 
     def scope_of(self, tenant: Tenant, root: str) -> TenantScope:
         """The tenant's scope for a job or a command; the gateway uses `CalibrationCache`."""
@@ -111,7 +115,7 @@ class CalibrationRows(Rows):
         """
         ours = (DRIFT.c.uid == tenant.uid) & (DRIFT.c.group == group)
         with self._database.writing() as connection:
-            _hold(connection, tenant)
+            hold(connection, tenant)
             text = connection.execute(select(DRIFT.c.state).where(ours)).scalar_one_or_none()
             state = change(None if text is None else json.loads(text))
             values: dict[str, Any] = {
@@ -134,7 +138,7 @@ class CalibrationRows(Rows):
 
 
 class CalibrationCache:
-    """`CalibrationRows.calibrated` remembered for `ttl_s`: a new calibration is live everywhere within that time.
+    """`CalibrationRows.calibrated` remembered for `ttl_s`: a calibration or promotion is live within that time.
 
     After that the database is asked for the newest number and the alarms; a profile is read once. Thread-safe.
     """
@@ -165,11 +169,13 @@ class CalibrationCache:
 
 def filled(tenant: Tenant, root: str, found: Calibrated) -> TenantScope:
     """A scope without a release."""
-    return TenantScope(tenant.name, tenant.uid, tenant.config, root, calibration=found.profile, alarms=found.alarms)
-
-
-def _hold(connection: Connection, tenant: Owner) -> None:
-    """Let one writer at a time change what hangs on this tenant. Raises `NotFound` when it is gone."""
-    row = select(TENANTS.c.uid).where(TENANTS.c.uid == tenant.uid).with_for_update()
-    if connection.execute(row).scalar_one_or_none() is None:
-        raise NotFound("there is no such tenant")
+    return TenantScope(
+        tenant.name,
+        tenant.uid,
+        tenant.config,
+        root,
+        calibration=found.profile,
+        alarms=found.alarms,
+        champion=found.champion,
+        trial=found.trial,
+    )

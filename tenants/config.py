@@ -109,6 +109,12 @@ class Audit(_Section):
     retention_days: int = Field(default=90, ge=1)
 
 
+class Feedback(_Section):
+    """`pool: true` lets what the tenant's users judged train models that other tenants use, too."""
+
+    pool: bool = False
+
+
 class TenantConfig(_Section):
     """One tenant's configuration. `TenantConfig()` is a working default."""
 
@@ -125,6 +131,7 @@ class TenantConfig(_Section):
     quotas: Quotas = Quotas()
     shared_collections: tuple[SharedName, ...] = Field(default=(), max_length=MAX_SHARED)
     audit: Audit = Audit()
+    feedback: Feedback = Feedback()
     shadow_rate: float = Field(default=0.02, ge=0, le=1)
 
 

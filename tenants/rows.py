@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import Connection, select
+
 from tenants.database import Database
 from tenants.errors import InvalidInput, NotFound, Unavailable
+from tenants.records import Owner
+from tenants.tables import TENANTS
 
 MAX_PAGE = 1_000
 _IDENTIFIER = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -34,6 +38,13 @@ class Rows:
         if not self._pepper_bytes:
             raise Unavailable("the control plane was opened without its pepper; open it with one to use keys")
         return self._pepper_bytes
+
+
+def hold(connection: Connection, tenant: Owner) -> None:
+    """Let one writer at a time change what hangs on this tenant. Raises `NotFound` when it is gone."""
+    row = select(TENANTS.c.uid).where(TENANTS.c.uid == tenant.uid).with_for_update()
+    if connection.execute(row).scalar_one_or_none() is None:
+        raise NotFound("there is no such tenant")
 
 
 def known(identifier: str, what: str) -> str:

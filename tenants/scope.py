@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from tenants.config import TenantConfig
 from tenants.ids import TenantName, TenantUid
@@ -62,12 +62,54 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True)
+class Champion:
+    """The variant that serves a tenant: `overrides` are laid over its configuration. `variant` None = none is.
+
+    `number` grows with every promotion and rollback of any tenant.
+    """
+
+    number: int
+    variant: str | None
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The experiment that runs on a tenant; `spec` is services/experiments/spec.py's, `salt` its hashes' own."""
+
+    experiment: str
+    salt: str
+    ramp: float
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Which variant of its tenant's configuration a scope stands for, and how this question came to it.
+
+    name        what the answer and the audit say, such as `cheaper/treatment`; None = the plain configuration
+    experiment, arm   None outside of an experiment; kind is the experiment's
+    unit        digest of who keeps the arm (its user, session, …); "" = nobody is known
+    propensity  P(this arm) for the unit, 1 outside of an experiment
+    """
+
+    name: str | None = None
+    experiment: str | None = None
+    arm: str | None = None
+    unit: str = ""
+    propensity: float = 1.0
+    kind: Literal["ab", "interleaving", "shadow"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class TenantScope:
     """Whose data, under which rules, at which address and version.
 
     `root` is the platform's data root (a local path or `s3://…`); everything of the tenant's lies below
     `base`, whose name is random and never user input. `calibration` is the tenant's own reranking profile (JSON; None =
     the pooled one that ships), `alarms` {group: certificate id} the certificates that the drift alarm has voided.
+    `champion` and `trial` say which variants there are; `variant` is the one that `config` belongs to. `rival` is
+    the other arm of an interleaved or shadowed question.
     """
 
     tenant: TenantName
@@ -78,6 +120,10 @@ class TenantScope:
     calibration: Mapping[str, Any] | None = None
     alarms: Mapping[str, str] = field(default_factory=dict)
     shared: tuple[Shared, ...] = ()
+    champion: Champion | None = None
+    trial: Trial | None = None
+    variant: Variant = Variant()
+    rival: TenantScope | None = None
 
     @property
     def base(self) -> str:

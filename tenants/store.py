@@ -1,19 +1,19 @@
-"""The control plane: tenants, keys, jobs, idempotency, feedback, calibrations, in SQLite or PostgreSQL. Blocking calls.
+"""The control plane: tenants, keys, jobs, feedback, calibrations, experiments, in SQLite or PostgreSQL. Blocking.
 
     store = open_store("sqlite:////var/lib/fathom/control.db", pepper=pepper)
     acme = store.create_tenant("acme")
     plain, info = store.add_key(acme, "query")
     store.authenticate(plain).tenant.name
 
-The parts stand in tenant_rows, key_rows, job_rows, idempotency, usage_rows and calibration_rows, the schema in
-tables and migrations/. A store may be shared by threads and survives a fork; it is not pickled: each process opens
-its own.
+The parts stand in the `*_rows` files and idempotency, the schema in tables and migrations/. A store may be shared by
+threads and survives a fork; it is not pickled: each process opens its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, text
@@ -23,6 +23,7 @@ from tenants import keys
 from tenants.calibration_rows import CalibrationCache, CalibrationRows
 from tenants.database import Database
 from tenants.errors import FathomError, NotFound, Unavailable
+from tenants.experiment_rows import ExperimentRows
 from tenants.grant_rows import GrantRows
 from tenants.idempotency import IdempotencyRows
 from tenants.job_rows import JobRows
@@ -38,7 +39,7 @@ __all__ = ["CalibrationCache", "KeyCache", "Store", "open_store"]
 _PEPPER_CHECK = "pepper_check"
 
 
-class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, CalibrationRows, GrantRows):
+class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, CalibrationRows, GrantRows, ExperimentRows):
     """Everything the control plane keeps."""
 
     def add_feedback(self, tenant: Owner, query_id: str, body: Mapping[str, Any]) -> None:
@@ -61,6 +62,13 @@ class Store(TenantRows, KeyRows, JobRows, IdempotencyRows, UsageRows, Calibratio
             rows = connection.execute(query).all()
         found = [Feedback(row.query_id, json.loads(row.body), row.created_at) for row in rows[:size]]
         return found, str(rows[size - 1].number) if len(rows) > size else None
+
+    def feedback_since(self, tenant: Owner, when: datetime) -> Iterator[Feedback]:
+        """Oldest first."""
+        ours = (FEEDBACK.c.uid == tenant.uid) & (FEEDBACK.c.created_at >= when)
+        with self._database.reading() as connection:
+            for row in connection.execute(select(FEEDBACK).where(ours).order_by(FEEDBACK.c.number)):
+                yield Feedback(row.query_id, json.loads(row.body), row.created_at)
 
     def ping(self) -> None:
         """Raises `Unavailable` when the database does not answer."""

@@ -201,3 +201,41 @@ GRANTS = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Index("ix_grants_subscriber", "subscriber"),
 )
+
+EXPERIMENTS = Table(
+    "experiments",
+    METADATA,
+    _serial(),
+    Column("name", String(48), nullable=False, unique=True),
+    Column("state", String(16), nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("salt", String(32), nullable=False),
+    Column("ramp", Text, nullable=False),
+    Column("outcome", Text),
+    Column("tracked", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("stopped_at", UtcDateTime),
+    Column("watched_at", UtcDateTime),
+)
+
+TRIALS = Table(
+    "trials",
+    METADATA,
+    Column("experiment", String(48), ForeignKey("experiments.name", ondelete="CASCADE"), primary_key=True),
+    Column("uid", String(32), ForeignKey("tenants.uid", ondelete="CASCADE"), primary_key=True),
+    Index("ix_trials_uid", "uid"),
+)
+
+CHAMPIONS = Table(
+    "champions",
+    METADATA,
+    _serial(),
+    _owner(),
+    Column("variant", String(100)),
+    Column("overrides", Text, nullable=False),
+    Column("previous", BigInteger, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("ix_champions_uid", "uid", "number"),
+)

@@ -1,1 +1,1 @@
-"""What an experiment has shown: outcomes.py → sequences.py → effects.py → verdict.py → report.py; watch.py acts on it."""
+"""What an experiment has shown: observations.py → sequences.py → effects.py → verdict.py; desk.py acts on it."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
@@ -24,12 +25,13 @@ from services.audit.tables import (
     FACTS,
     HEADS,
     METADATA,
+    OUTCOMES,
     SOURCES,
     TEXTS,
     deleted_tenant,
     hold_off_deletions,
 )
-from services.contracts import AuditRecord
+from services.contracts import AuditRecord, Outcome
 from tenants.database import Database
 from tenants.errors import FathomError, NotFound, Unavailable
 from tenants.scope import TenantScope
@@ -53,6 +55,7 @@ class _Entry:
     digest: bytes
     texts: tuple[StoredText, ...]
     sources: tuple[str, ...]
+    outcome: Mapping[str, Any] | None
 
 
 class SqlAuditLog:
@@ -95,6 +98,7 @@ class SqlAuditLog:
                 if entries:
                     _refuse_deleted(connection, entries)
                     _store(connection, entries, links)
+                    self._keep_outcomes(connection, entries)
                     _move_heads(connection, known, heads)
         except NotFound:
             raise
@@ -105,6 +109,14 @@ class SqlAuditLog:
                 retry_after_s=1,
             ) from error
         self._writer, self._heads = writer, heads
+
+    def _keep_outcomes(self, connection: Connection, entries: Sequence[_Entry]) -> None:
+        """One row a question, whatever is handed over twice; a stream's last record tells more than its first."""
+        rows = {(row["uid"], row["query_id"], row["arm"]): row for one in entries if (row := one.outcome)}
+        if rows:
+            put = self._database.insert(OUTCOMES)
+            keys = [OUTCOMES.c.uid, OUTCOMES.c.query_id, OUTCOMES.c.arm]
+            connection.execute(put.on_conflict_do_update(keys, set_={"body": put.excluded.body}), list(rows.values()))
 
 
 def open_audit_log(url: str) -> SqlAuditLog:
@@ -123,7 +135,14 @@ def _packed(uid: str, record: AuditRecord, *, kept: bool) -> _Entry:
     sources = tuple(sorted(set(record.sources)))
     body, salt = pack(record.facts, texts, sources, kept=kept), secrets.token_bytes(SALT_BYTES)
     stored = texts if kept else ()
-    return _Entry(uid, record.at_ms, record.query_id, salt, body, salted(salt, body), stored, sources)
+    outcome = None if record.outcome is None else _outcome(uid, record, record.outcome)
+    return _Entry(uid, record.at_ms, record.query_id, salt, body, salted(salt, body), stored, sources, outcome)
+
+
+def _outcome(uid: str, record: AuditRecord, told: Outcome) -> dict[str, Any]:
+    named = {"experiment": told.experiment or "", "arm": told.arm or "", "unit": told.unit}
+    body = msgspec.json.encode(told.values)
+    return {"uid": uid, "query_id": record.query_id, "at_ms": record.at_ms, **named, "body": body}
 
 
 def _refuse_deleted(connection: Connection, entries: Sequence[_Entry]) -> None:

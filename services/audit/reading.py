@@ -6,11 +6,12 @@ another tenant is as unknown as one that never was. Synchronous; call it in a th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection, Row, Table, and_, delete, func, select
 
 from services.audit.chain import GENESIS, Fault, Head, Link, Stored, StoredText, faults_of, unpack
@@ -19,6 +20,7 @@ from services.audit.tables import (
     DELETED,
     FACTS,
     HEADS,
+    OUTCOMES,
     SOURCES,
     TABLES,
     TEXTS,
@@ -33,6 +35,7 @@ from tenants.errors import NotFound
 _PAGE = 256
 _ANSWER = "answer"
 SHADOW = "shadow"  # the state of a shadow rerank's record
+RIVAL = "rival"  # the state of a record of what an experiment's other arm would have shown
 _DAY_MS = 86_400_000
 
 
@@ -52,6 +55,18 @@ class ChainReport:
         return not self.faults
 
 
+@dataclass(frozen=True, slots=True)
+class StoredOutcome:
+    """One row of audit_outcomes, see `contracts.Outcome`."""
+
+    uid: str
+    query_id: str
+    arm: str
+    unit: str
+    at_ms: int
+    values: Mapping[str, Any]
+
+
 class AuditReader:
     """The other half of SqlAuditLog, over the same database."""
 
@@ -64,13 +79,47 @@ class AuditReader:
             where = and_(CHAIN.c.uid == uid, CHAIN.c.query_id == query_id)
             rows = connection.execute(select(CHAIN).where(where).order_by(CHAIN.c.writer, CHAIN.c.seq)).all()
             records = [_record_json(stored) for stored in _stored(connection, rows)]
-        asked = [record for record in records if record.get("state") != SHADOW]
-        if not asked:
+        told = _told(records)
+        if told is None:
             raise NotFound(f"there is no query {query_id}; ids are in the answers' query_id")
-        # A stream leaves two records, `streaming` and then `complete`: the later one tells more.
-        told = next((record for record in reversed(asked) if record.get("state") == "complete"), asked[-1])
-        shadows = [record[SHADOW] for record in records if record.get("state") == SHADOW]
-        return told | {SHADOW: shadows[-1] if shadows else None}
+        return told
+
+    def read_many(self, uid: str, query_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+        """As `read`, a page at a time, by query id; what there is no record of is left out."""
+        wanted = sorted(set(query_ids))
+        for start in range(0, len(wanted), _PAGE):
+            where = and_(CHAIN.c.uid == uid, CHAIN.c.query_id.in_(wanted[start : start + _PAGE]))
+            of_query: dict[str, list[dict[str, Any]]] = {}
+            with self._database.reading() as connection:
+                rows = connection.execute(select(CHAIN).where(where).order_by(CHAIN.c.writer, CHAIN.c.seq)).all()
+                for stored in _stored(connection, rows):
+                    of_query.setdefault(stored.link.query_id, []).append(_record_json(stored))
+            found = (_told(of_query[name]) for name in sorted(of_query))
+            yield from (told for told in found if told is not None)
+
+    def outcomes(
+        self, uid: str, *, experiment: str | None = None, units: Collection[str] = (), until_ms: int | None = None
+    ) -> Iterator[StoredOutcome]:
+        """By time: those of an experiment, or (without one) the past of `units` before `until_ms`."""
+        if experiment is not None:
+            wheres = [OUTCOMES.c.experiment == experiment]
+        else:
+            some = [sorted(units)[start : start + _PAGE] for start in range(0, len(units), _PAGE)]
+            wheres = [and_(OUTCOMES.c.unit.in_(page), OUTCOMES.c.at_ms < (until_ms or 0)) for page in some]
+        with self._database.snapshot() as connection:
+            for where in wheres:
+                ours = select(OUTCOMES).where(OUTCOMES.c.uid == uid, where)
+                for row in connection.execute(ours.order_by(OUTCOMES.c.at_ms, OUTCOMES.c.query_id)):
+                    yield _outcome(row)
+
+    def units_since(self, uid: str, since_ms: int) -> dict[str, list[StoredOutcome]]:
+        """{unit: its outcomes by time}, of every unit that is known by more than one request."""
+        ours = select(OUTCOMES).where(OUTCOMES.c.uid == uid, OUTCOMES.c.at_ms >= since_ms, OUTCOMES.c.unit != "")
+        found: dict[str, list[StoredOutcome]] = {}
+        with self._database.snapshot() as connection:
+            for row in connection.execute(ours.order_by(OUTCOMES.c.at_ms)):
+                found.setdefault(row.unit, []).append(_outcome(row))
+        return found
 
     def export(self, uid: str) -> Iterator[dict[str, Any]]:
         """Every record of the tenant, chain by chain in the order of writing."""
@@ -110,7 +159,7 @@ class AuditReader:
             return tuple(_heads(connection, uid).values())
 
     def expire(self, uid: str, retention_days: int, now_ms: int) -> int:
-        """Delete the texts of records older than `retention_days`; returns how many."""
+        """Delete the texts and outcomes of records older than `retention_days`; returns how many texts."""
         old = select(CHAIN.c.writer, CHAIN.c.seq).where(
             CHAIN.c.uid == uid, CHAIN.c.at_ms < now_ms - retention_days * _DAY_MS
         )
@@ -118,6 +167,8 @@ class AuditReader:
             gone = connection.execute(
                 delete(TEXTS).where(TEXTS.c.uid == uid, _in(TEXTS, old)),
             ).rowcount
+            past = OUTCOMES.c.at_ms < now_ms - retention_days * _DAY_MS
+            connection.execute(delete(OUTCOMES).where(OUTCOMES.c.uid == uid, past))
         self._database.forget()
         return gone
 
@@ -152,6 +203,21 @@ class AuditReader:
             for table in TABLES:
                 connection.execute(delete(table).where(table.c.uid == uid))
         self._database.forget()
+
+
+def _told(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What the records of one query say, in the order of writing; None when nobody asked it."""
+    asked = [record for record in records if record.get("state") not in (SHADOW, RIVAL)]
+    if not asked:
+        return None
+    # A stream leaves two records, `streaming` and then `complete`: the later one tells more.
+    told = next((record for record in reversed(asked) if record.get("state") == "complete"), asked[-1])
+    shadows = [record[SHADOW] for record in records if record.get("state") == SHADOW]
+    return told | {SHADOW: shadows[-1] if shadows else None}
+
+
+def _outcome(row: Row[Any]) -> StoredOutcome:
+    return StoredOutcome(row.uid, row.query_id, row.arm, row.unit, row.at_ms, msgspec.json.decode(row.body))
 
 
 def _in(table: Table, keys: Any) -> Any:

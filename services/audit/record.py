@@ -18,8 +18,10 @@ Candidates are columns, best first, float32 in the shortest decimals that read b
 with revision and dtype, the certificate that held, every step with its predicted gain and cost, the rate that the price
 was held against (null = any price), what it really cost,
 the columns' rows `at` which it scored, their logits and which the cache knew; why it stopped; `regret`, an upper
-bound of what scoring the rest would gain. `variant` null = no experiment ran: no arm, no propensity, no seed. A
-shadow rerank of the question is a record of its own, with the same query id.
+bound of what scoring the rest would gain. `variant`: its name, the experiment and arm, the unit's digest, the
+propensity; null = the tenant's plain configuration outside of any experiment. `interleaved` (null = the list is one
+ranking's): the seed, the list, each place's team, and the rival's ranking in these same words; the candidates are the
+control's. A shadow rerank of the question is a record of its own, with the same query id.
 
 services/audit/replay.py redoes the order. Records of format 1, before there were cross-encoders, still read.
 """
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,6 +39,7 @@ import numpy.typing as npt
 
 from services.audit.tables import shared_document
 from services.contracts import AuditRecord, AuditText, Degradation, Draft, Float32, Passage, Question
+from services.experiments.outcomes import outcome_of
 from services.reranking.facts import Step
 from services.reranking.features import QUESTION
 from services.reranking.trace import POLICY, Trace
@@ -44,6 +47,7 @@ from services.result import Prepared, rerank_json
 from services.retrieval.fusion import VERSION
 from services.retrieval.uncertainty import features
 from tenants.ids import text_digest
+from tenants.scope import Variant
 
 FORMAT = 2
 
@@ -66,15 +70,19 @@ def query_record(prepared: Prepared, draft: Draft | None, state: str, degraded: 
         "evidence": [passage.chunk_id for passage in prepared.evidence.passages],
         "answer": _answer(draft) if draft else None,
         "degraded": list(degraded),
-        "variant": None,
+        "variant": _variant(prepared.scope.variant),
+        "interleaved": _interleaved(prepared, draft),
         "timings_ms": {stage: round(spent, 2) for stage, spent in prepared.watch.read().items()},
     }
     sources = [_source(passage) for passage in prepared.evidence.passages] if draft else []
-    return AuditRecord(prepared.query_id, prepared.at_ms, facts, _texts(prepared, draft), tuple(sources))
+    texts, outcome = _texts(prepared, draft), outcome_of(prepared, draft, state)
+    return AuditRecord(prepared.query_id, prepared.at_ms, facts, texts, tuple(sources), outcome)
 
 
 def explained(prepared: Prepared, draft: Draft | None) -> dict[str, Any]:
-    """How the order came about: fusion, features, rerank, policy, candidates."""
+    """How the order came about: fusion, features, rerank, policy, candidates; the control's where two were made."""
+    if (two := prepared.ranked.interleaved) is not None:
+        prepared = replace(prepared, ranked=two.a)
     fusion = {"version": VERSION, "weight": prepared.fusion.weight, "source": prepared.fusion.source}
     return {
         "fusion": fusion,
@@ -83,6 +91,21 @@ def explained(prepared: Prepared, draft: Draft | None) -> dict[str, Any]:
         "policy": None if prepared.ranked.trace is None else _policy(prepared.ranked.trace, prepared),
         "candidates": _candidates(prepared, draft),
     }
+
+
+def _variant(variant: Variant) -> dict[str, Any] | None:
+    if variant.name is None and variant.experiment is None:
+        return None
+    return {name: getattr(variant, name) for name in ("name", "experiment", "arm", "kind", "unit", "propensity")}
+
+
+def _interleaved(prepared: Prepared, draft: Draft | None) -> dict[str, Any] | None:
+    two = prepared.ranked.interleaved
+    if two is None:
+        return None
+    passages, rival = prepared.candidates.passages, replace(prepared, fusion=two.fusion_b, ranked=two.b)
+    order = [passages[row].chunk_id for row in prepared.ranked.order.tolist()]
+    return {"seed": two.seed, "order": order, "teams": list(two.teams), "rival": explained(rival, draft)}
 
 
 def _features(prepared: Prepared) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Redoes the order of an audit record from what it holds, and says whether it is the same to the last bit. Pure.
 
-    lists and weight → fused → β·expected + (1 − β)·fused → defences → order
+    lists and weight → fused → β·expected + (1 − β)·fused → defences → order (→ team draft of two orders)
 
 Every float32 is compared bit by bit. Only p of a logit is compared within ROUNDING: processors differ in the last bits
 of exp and log, so the order uses the recorded p, and what the logit says must round to it. Records of format 1 and
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from services.contracts import Float32
+from services.experiments.interleaving import team_draft
 from services.reranking.calibration import Calibration
 from services.reranking.defences import capped, held
 from services.reranking.valuation import final_score
@@ -51,7 +52,20 @@ def replay(record: Mapping[str, Any]) -> Replay:
     order = np.lexsort((np.array(columns["fused_rank"], np.int64), -score))
     if order.tolist() != list(range(len(order))):
         differences.append("the order is another one")
-    return Replay(tuple(columns["chunk_id"][row] for row in order), tuple(differences))
+    redone = Replay(tuple(columns["chunk_id"][row] for row in order), tuple(differences))
+    return redone if record.get("interleaved") is None else _interleaved(redone, record["interleaved"])
+
+
+def _interleaved(control: Replay, told: Mapping[str, Any]) -> Replay:
+    """Both rankings redone, and the list that was drafted from them."""
+    rival = replay(told["rival"])
+    differences = [*control.differences, *(f"the rival's: {one}" for one in rival.differences)]
+    row = {chunk: number for number, chunk in enumerate(control.order)}
+    draft = team_draft(range(len(row)), [row[chunk] for chunk in rival.order], int(told["seed"]))
+    order = tuple(control.order[number] for number in draft.order)
+    if list(order) != told["order"] or list(draft.teams) != told["teams"]:
+        differences.append("the interleaved list is another one")
+    return Replay(order, tuple(differences))
 
 
 def _fusion_faults(columns: _Columns, weight: float) -> Iterator[str]:

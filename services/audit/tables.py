@@ -6,6 +6,7 @@
 | audit_facts   | that record's facts: compressed JSON of ids, digests and figures, and its salt      |
 | audit_texts   | a text beside the chain with its own salt; deleted when it is erased or expires     |
 | audit_sources | a document whose text went into a record's answer                                   |
+| audit_outcomes | what experiments read of a question: its unit, experiment, arm, and a few figures   |
 | audit_heads   | the last link of a chain, so that a cut-off end is seen                             |
 | audit_deleted | the digest of a deleted tenant's uid: nothing of it is stored any more              |
 
@@ -87,6 +88,19 @@ SOURCES = Table(
     Column("document_id", String(1024), nullable=False),
     Index("audit_sources_record", "uid", "writer", "seq"),
 )
+OUTCOMES = Table(
+    "audit_outcomes",
+    METADATA,
+    Column("uid", _UID, primary_key=True),
+    Column("query_id", _QUERY, primary_key=True),
+    Column("arm", String(64), primary_key=True),  # "" = of no experiment; a shadowed question has a row for each arm
+    Column("experiment", String(64), nullable=False),  # "" = none
+    Column("unit", String(64), nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # JSON
+    Index("audit_outcomes_experiment", "experiment", "uid", "at_ms"),
+    Index("audit_outcomes_unit", "uid", "unit", "at_ms"),
+)
 HEADS = Table(
     "audit_heads",
     METADATA,
@@ -96,7 +110,7 @@ HEADS = Table(
     Column("hash", LargeBinary(32), nullable=False),
 )
 DELETED = Table("audit_deleted", METADATA, Column("tenant", LargeBinary(32), primary_key=True))
-TABLES = (CHAIN, FACTS, TEXTS, SOURCES, HEADS)  # what holds rows of a tenant
+TABLES = (CHAIN, FACTS, TEXTS, SOURCES, OUTCOMES, HEADS)  # what holds rows of a tenant
 
 
 def _beginning(table: Table) -> ColumnElement[str]:

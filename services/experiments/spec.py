@@ -29,7 +29,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,46}[a-
 TENANT = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 MAX_ARMS = 8
 # What a variant may change: how a question is answered. Not who may ask, how much, or what is kept of it.
-OVERRIDABLE = frozenset({"embedder", "fusion", "rerankers", "rerank", "generator", "answer", "sources"})
+OVERRIDABLE = frozenset({"fusion", "rerankers", "rerank", "generator", "answer", "sources"})
+RANKING = frozenset({"fusion", "rerankers", "rerank"})  # all that two rankings of one list of candidates may differ in
 
 
 class _Frozen(BaseModel):
@@ -88,6 +89,9 @@ class Spec(_Frozen):
             raise ValueError("a tenant is named twice")
         if self.kind != "ab" and len(self.arms) != 2:
             raise ValueError(f"{self.kind} compares two arms")
+        others = [key for arm in self.arms for key in arm.overrides if key not in RANKING]
+        if self.kind == "interleaving" and others:
+            raise ValueError(f"interleaving compares rankings: {', '.join(sorted(RANKING))}, not {others[0]}")
         unknown = [one for one in (self.metric, *(rail.metric for rail in self.guardrails)) if one not in METRICS]
         if unknown:
             raise ValueError(f"there is no metric {unknown[0]}; there are {', '.join(METRICS)}")
@@ -126,6 +130,15 @@ def parse_spec(raw: object) -> Spec:
     for number, arm in enumerate(spec.arms):
         overridden(TenantConfig(), arm.overrides, f"/arms/{number}/overrides")
     return spec
+
+
+def laid_over(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of overrides as one: `changes` win, section by section; a null stays, it restores a default."""
+    result = dict(base)
+    for key, value in changes.items():
+        held = result.get(key)
+        result[key] = laid_over(held, value) if isinstance(held, Mapping) and isinstance(value, Mapping) else value
+    return result
 
 
 def overridden(config: TenantConfig, overrides: Mapping[str, Any], pointer: str = "/overrides") -> TenantConfig:

@@ -13,9 +13,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from services.gateway import bodies, problems, replies, vendors
+from services.gateway.experimenting import ExperimentBody, PromoteBody, RampBody, StopBody
 from services.gateway.middleware import Frame
 from services.gateway.ports import Platform
-from services.gateway.routes import admin, chat, cohere, documents, health, jobs, native, openai, shares
+from services.gateway.routes import admin, chat, cohere, documents, experiments, health, jobs, native, openai, shares
 from services.gateway.routes import docs as pages
 from services.gateway.sharing import ShareBody
 
@@ -32,6 +33,10 @@ _BODIES: tuple[type[BaseModel], ...] = (
     bodies.TenantPatch,
     bodies.KeyBody,
     ShareBody,
+    ExperimentBody,
+    RampBody,
+    StopBody,
+    PromoteBody,
     vendors.ChatBody,
     vendors.EmbeddingsBody,
     vendors.RerankBody,
@@ -80,7 +85,7 @@ def create_app(platform: Platform, *, names_answers: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.platform = platform
-    for family in (health, native, documents, jobs, openai, chat, cohere, admin, shares):
+    for family in (health, native, documents, jobs, openai, chat, cohere, admin, shares, experiments):
         app.include_router(family.router)
     app.include_router(pages.router)
     problems.install(app)

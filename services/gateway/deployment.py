@@ -11,6 +11,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -24,27 +25,33 @@ from services.audit.expiry import expire_texts
 from services.audit.log import SqlAuditLog, open_audit_log
 from services.audit.reading import AuditReader
 from services.catalogue import CorpusCatalogue
-from services.contracts import PairScorer, Retriever
+from services.contracts import Caller, PairScorer, Question, Retriever
 from services.control_plane import open_control_plane, operator_key
 from services.embedding.counting import count_tokens
 from services.embedding.encoder import describe_encoder
 from services.evidence.extract import ExtractiveAnswerer
+from services.evidence.selection import page
+from services.experiments.rivals import ShadowRivals
+from services.experiments.serving import Variants
+from services.experiments.switching import Switching
 from services.gateway.app import create_app
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.logs import configure
-from services.gateway.ports import Component, JobSubmitter, Platform
+from services.gateway.ports import Component, Desk, JobSubmitter, Platform
 from services.gateway.shadowing import QueuedScorer, shadow_reranks
 from services.gateway.usage import TenantPairs, TenantTokens
+from services.gateway.variants import warmer
 from services.generation.answerer import GroundedAnswerer
 from services.generation.generators import Generators
 from services.handles import RemoteIndexer, RemoteRetriever, RemoteScorer, hold_to_loopback, open_generators
 from services.models import BUILTIN
-from services.query import Steps
+from services.query import Steps, prepare
 from services.reranking.adaptive import AdaptiveReranker
 from services.reranking.deployment import RayMeter
 from services.reranking.local import open_scorer
 from services.reranking.served import BUILTINS
+from services.result import Prepared
 from services.retrieval.local import open_retriever
 from services.settings import Settings
 from tenants.config import TenantConfig
@@ -105,7 +112,8 @@ class RayMetrics:
 @serve.deployment
 @serve.ingress()
 class Gateway:
-    """One replica of the HTTP API. `submitter` makes the job submitter from the settings.
+    """One replica of the HTTP API. `submitter` makes the job submitter from the settings, `desk` what experiments
+    are steered and looked at with.
 
     Without handles this process retrieves and scores itself; its models load side by side.
     """
@@ -115,6 +123,7 @@ class Gateway:
         settings: Settings,
         indexer: DeploymentHandle,
         submitter: Callable[[Settings], JobSubmitter],
+        desk: Callable[[Settings, Store, AuditReader, SqlAuditLog], Desk],
         retriever: DeploymentHandle | None = None,
         reranker_small: DeploymentHandle | None = None,
         reranker_large: DeploymentHandle | None = None,
@@ -125,12 +134,13 @@ class Gateway:
         local = None if reranker_small and reranker_large else open_scorer(settings, BUILTINS, RayMeter())
         scorer = local or RemoteScorer(reranker_small, reranker_large)
         retrieves = RemoteRetriever(retriever) if retriever is not None else open_retriever(settings)
-        self._platform = assemble(settings, RemoteIndexer(indexer), submitter(settings), retrieves, scorer)
+        self._platform = assemble(settings, RemoteIndexer(indexer), submitter(settings), retrieves, scorer, desk)
         if local is not None:
             local.wait(_LOADING_S)
             self._aliases = loop.create_task(local.follow_aliases(settings.reranking.alias_poll_s))
         self._chores = (
             loop.create_task(_every(_USE_FLUSH_S, self._platform.keys.flush_use)),
+            loop.create_task(_every(settings.experiment_poll_s, self._platform.desk.look)),
             loop.create_task(_every(_EXPIRY_S, partial(_expire, self._platform.store, self._platform.audit))),
         )
         # What is here now stays: no later collection walks it again and holds up every request meanwhile.
@@ -144,7 +154,12 @@ class Gateway:
 
 
 def assemble(
-    settings: Settings, indexer: RemoteIndexer, submitter: JobSubmitter, retriever: Retriever, scorer: QueuedScorer
+    settings: Settings,
+    indexer: RemoteIndexer,
+    submitter: JobSubmitter,
+    retriever: Retriever,
+    scorer: QueuedScorer,
+    desk: Callable[[Settings, Store, AuditReader, SqlAuditLog], Desk],
 ) -> Platform:
     """The real platform: stores opened, steps chosen, gates sized."""
     limits = RateLimits(max(1, settings.gateway.min))
@@ -163,6 +178,8 @@ def assemble(
         lambda tenant, timeout_s: engines.admit(tenant, timeout_s=timeout_s),
     )
     steps = Steps(retriever, AdaptiveReranker(scorer, pairs), answerer, audit, shadow=shadow)
+    steps = replace(steps, rivals=ShadowRivals(partial(_ranked, steps), audit, lambda: not gate.running))
+    variants = Variants()
     readiness = Readiness(store, audit, retriever, scorer, generators)
     return Platform(
         settings=settings,
@@ -177,6 +194,7 @@ def assemble(
         indexer=indexer,
         jobs=submitter,
         audit=reader,
+        desk=desk(settings, store, reader, audit),
         gate=gate,
         writes=FairGate(settings.gateway_writes, tenant_slots=max(1, settings.gateway_writes // TENANT_SHARE)),
         limits=limits,
@@ -184,8 +202,15 @@ def assemble(
         components=readiness.components,
         version=version("fathom"),
         count_tokens=count_tokens,
+        variants=variants,
+        switching=Switching(warmer(variants, scorer)),
         generators=generators.names,
     )
+
+
+async def _ranked(steps: Steps, question: Question, scope: TenantScope, caller: Caller) -> Prepared:
+    """What a shadowed arm would have shown."""
+    return await prepare(question, scope, steps, caller, choose=page)
 
 
 class Readiness:

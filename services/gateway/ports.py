@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 from services.audit.reading import AuditReader
 from services.contracts import PairScorer
+from services.experiments.serving import Variants
+from services.experiments.switching import Switching
 from services.gateway.fairness import FairGate
 from services.gateway.limits import RateLimits
 from services.gateway.usage import TenantPairs
@@ -104,6 +106,42 @@ class Catalogue(Protocol):
         ...
 
 
+class Desk(Protocol):
+    """Experiments: what is compared, how it stands, what serves. Blocking; every method returns plain JSON values."""
+
+    def create(self, raw: object, actor: str, *, dry_run: bool = False) -> Mapping[str, Any]:
+        """Start one; `dry_run` only checks it and plans its size."""
+        ...
+
+    def experiments(self) -> Sequence[Mapping[str, Any]]:
+        """Newest first, without figures."""
+        ...
+
+    def show(self, name: str) -> Mapping[str, Any]:
+        """One with its figures as of now."""
+        ...
+
+    def set_ramp(self, name: str, ramp: float, actor: str) -> Mapping[str, Any]:
+        """Let another share of units take part."""
+        ...
+
+    def stop(self, name: str, actor: str, why: str = "") -> Mapping[str, Any]:
+        """End it; the champion answers everybody again."""
+        ...
+
+    def promote(self, name: str, actor: str, arm: str | None = None) -> Mapping[str, Any]:
+        """Serve an arm's variant to everybody, and end the experiment."""
+        ...
+
+    def rollback(self, name: str, actor: str) -> Mapping[str, Any]:
+        """Serve again what served before."""
+        ...
+
+    def look(self) -> None:
+        """Stop what harms, tell MLflow what it lacks."""
+        ...
+
+
 class Metrics(Protocol):
     """Counts; never raises, never blocks."""
 
@@ -126,7 +164,7 @@ class Platform:
 
     `gate` shares what reads (questions, the catalogue), `writes` what changes an index; `doors` are the threads that
     look keys up, so that nobody's long work in the common ones keeps a caller waiting at the door. `pairs` are the
-    tenants' quotas of what `scorer` does.
+    tenants' quotas of what `scorer` does. `variants` and `switching` say which configuration answers a question.
     """
 
     settings: Settings
@@ -141,6 +179,7 @@ class Platform:
     indexer: Indexer
     jobs: JobSubmitter
     audit: AuditReader
+    desk: Desk
     gate: FairGate
     writes: FairGate
     limits: RateLimits
@@ -148,5 +187,7 @@ class Platform:
     components: Callable[[], Awaitable[Sequence[Component]]]
     version: str
     count_tokens: Callable[[str, Sequence[str]], Awaitable[int]]
+    variants: Variants = field(default_factory=Variants)
+    switching: Switching = field(default_factory=Switching)
     generators: tuple[str, ...] = ()  # what a chat's `model` may name beside our own
     doors: Executor = field(default_factory=partial(ThreadPoolExecutor, 4, "fathom-keys"))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,15 @@ SLOPE = 1.07
 
 @dataclass(frozen=True, slots=True)
 class FusionProfile:
-    """What was learned about a corpus: `bias` and `slope` of the weight; `source` is labels, corpus or default."""
+    """What was learned about a corpus: `bias` and `slope` of the weight; `source` is labels, corpus or default.
+
+    `constant` is the tenant's own wish (`fusion.weight`), whatever was learned; its `source` is configuration.
+    """
 
     bias: float = BIAS
     slope: float = SLOPE
     source: str = "default"
+    constant: float | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> FusionProfile:
@@ -46,16 +50,20 @@ class FusionProfile:
 
     def to_json(self) -> dict[str, Any]:
         """For `release.profile["fusion"]`."""
-        return asdict(self)
+        return {"bias": self.bias, "slope": self.slope, "source": self.source}
 
     def weight(self, best_cosine: float) -> float:
-        """The dense leg's share for one question, in (0, 1)."""
+        """The dense leg's share for one question, in [0, 1]."""
+        if self.constant is not None:
+            return self.constant
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, self.bias + self.slope * best_cosine))))
 
 
 def profile_of(scope: TenantScope) -> FusionProfile:
-    """The profile of the pinned version."""
-    return FusionProfile.from_json(scope.release.profile.get("fusion") if scope.release else None)
+    """The profile of the pinned version, or the constant that the tenant's configuration sets."""
+    learned = FusionProfile.from_json(scope.release.profile.get("fusion") if scope.release else None)
+    wish = scope.config.fusion.weight
+    return learned if wish is None else replace(learned, constant=wish, source="configuration")
 
 
 def fuse(candidates: Candidates, mode: Mode, profile: FusionProfile) -> Fusion:

@@ -25,6 +25,7 @@ from services.gateway.ports import Platform
 from services.gateway.problems import openai_problem, translate
 from services.gateway.routes.native import events, observe
 from services.gateway.routes.openai import CHAT_MODELS, FATHOM
+from services.gateway.variants import chosen
 from services.gateway.vendors import ChatBody
 from services.result import StreamEvent, answer_json
 from tenants.errors import InvalidInput, NotFound
@@ -63,7 +64,7 @@ async def chat(request: Request, access: Asker) -> Response:
         chunks = _chunks(events(question, platform, access), completion)
         return await sse.started(chunks, partial(_failed, access), _written)
     async with admitted(platform, access), deadline.enforced():
-        scope = await platform.catalogue.pinned(access.scope)
+        scope = await chosen(platform, access, question)
         result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
     observe(platform, scope, result)
     return reply(completion.whole(result))

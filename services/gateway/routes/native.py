@@ -20,6 +20,7 @@ from services.gateway.http import JSON, accepts, answers, failures, repeatable, 
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from services.gateway.problems import problem, translate
+from services.gateway.variants import chosen
 from services.result import StreamEvent, answer_json, search_json
 from tenants.errors import InvalidInput, NotFound
 from tenants.ids import query_id as checked_query_id
@@ -40,7 +41,7 @@ async def search(request: Request, access: Asker, group_by: Grouping = None) -> 
     body = await bodies.read_body(request, bodies.SearchBody)
     question = _question(body, group_by, platform)
     async with admitted(platform, access), deadline.enforced():
-        scope = await platform.catalogue.pinned(access.scope)
+        scope = await chosen(platform, access, question)
         result = search_json(await query.search(question, scope, platform.steps, access.caller))
     observe(platform, scope, result)
     return reply(result)
@@ -60,7 +61,7 @@ async def ask(request: Request, access: Asker, group_by: Grouping = None) -> Res
     if body.stream:
         return await sse.started(events(question, platform, access), partial(_failed, access))
     async with admitted(platform, access), deadline.enforced():
-        scope = await platform.catalogue.pinned(access.scope)
+        scope = await chosen(platform, access, question)
         result = answer_json(await query.answer(question, scope, platform.steps, access.caller))
     observe(platform, scope, result)
     return reply(result)
@@ -110,7 +111,7 @@ def _known_query(raw: str) -> str:
 async def events(question: Question, platform: Platform, access: Access) -> AsyncGenerator[StreamEvent]:
     """One whole answer within one deadline; its place in the queue is free once the last event is made."""
     async with admitted(platform, access), deadline.enforced():
-        scope = await platform.catalogue.pinned(access.scope)
+        scope = await chosen(platform, access, question)
         async with aclosing(query.stream(question, scope, platform.steps, access.caller)) as line:
             async for event in line:
                 if event.name == "answer":

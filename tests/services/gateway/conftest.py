@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.experiments.desk import Desk
 from services.audit.log import open_audit_log
 from services.audit.reading import AuditReader
 from services.contracts import Candidates, Float32, Question
@@ -255,6 +256,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         indexer=corpus,
         jobs=jobs,
         audit=AuditReader(reading),
+        desk=Desk(store, AuditReader(reading), audit, settings),
         gate=FairGate(settings.gateway_slots),
         writes=FairGate(settings.gateway_writes),
         limits=limits,

@@ -1,0 +1,278 @@
+"""Everything that is done to experiments, for the CLI and the gateway alike: create, show, stop, promote, roll back.
+
+    desk = Desk(store, audit, log, settings)
+    desk.create({"name": "cheaper", "tenants": ["acme"], "arms": […]}, "operator")
+    desk.look()                                         # what the gateway does every few seconds
+
+Answers are plain JSON values. What is decided is in the control plane before anything else is told of it: an MLflow
+that is down is told later, by `look`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from jobs.experiments.analysis import Analysis
+from jobs.experiments.keeping import Keeper
+from jobs.experiments.looking import look_at
+from jobs.experiments.observations import unit_values
+from jobs.experiments.power import planned_units
+from services.audit.reading import AuditReader
+from services.contracts import AuditLog, AuditRecord
+from services.experiments.assignment import shares
+from services.experiments.spec import Arm, Spec, laid_over, overridden, parse_spec
+from services.models import pinned
+from services.settings import Settings
+from tenants.errors import Conflict, FathomError, InvalidInput, Unavailable
+from tenants.experiment_rows import RUNNING, ChampionRow, Experiment
+from tenants.ids import TenantName, TenantUid, new_query_id
+from tenants.records import Tenant
+from tenants.scope import TenantScope
+from tenants.store import Store
+
+PAST_DAYS = 14.0  # of questions that a plan is made of
+COST_SHARE = 0.05  # of the time, at most, that looking at one experiment may take
+_log = logging.getLogger("fathom.experiments")
+
+
+def utc_now() -> datetime:
+    """The desk's default clock."""
+    return datetime.now(UTC)
+
+
+class Desk:
+    """See the module. Threads share it; blocking, so call it in a thread from a request."""
+
+    def __init__(
+        self,
+        store: Store,
+        audit: AuditReader,
+        log: AuditLog,
+        settings: Settings,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._store = store
+        self._audit = audit
+        self._log = log
+        self._settings = settings
+        self._keeper = Keeper(store, settings)
+        self._now = now
+        self._cost_s: dict[str, float] = {}
+
+    def create(self, raw: object, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
+        """Start an experiment; `dry_run` only checks it and plans its size.
+
+        Aliases of registered models become the versions that they mean now: an arm stays what it is. Raises
+        `InvalidInput` naming the field, `NotFound` for a tenant, `Conflict` for a name or a tenant that is taken.
+        """
+        spec = self._pinned(parse_spec(raw))
+        tenants = [self._store.get_tenant(name) for name in spec.tenants]
+        for tenant in tenants:
+            for number, arm in enumerate(spec.arms):
+                overridden(self._served(tenant), arm.overrides, f"/arms/{number}/overrides")
+        plan = self._plan(spec, tenants)
+        if plan["planned"] is not None:
+            spec = spec.model_copy(update={"planned": plan["planned"]})
+        told: dict[str, Any] = spec.model_dump(mode="json")
+        if dry_run:
+            return {"name": spec.name, "state": "planned", "spec": told, "plan": plan}
+        made = self._store.create_experiment(spec.name, told, spec.ramp, tenants)
+        self._witness(made, {"action": "create", "actor": actor})
+        self._tell(made, None)
+        return {**self._told(self._store.get_experiment(made.name)), "plan": plan}
+
+    def experiments(self) -> list[dict[str, Any]]:
+        """Newest first, without figures."""
+        return [self._told(one) for one in self._store.list_experiments()]
+
+    def show(self, name: str) -> dict[str, Any]:
+        """One experiment with its figures as of now. Raises `NotFound`."""
+        found = self._store.get_experiment(name)
+        return {**self._told(found), "analysis": look_at(self._store, self._audit, found, self._now()).to_json()}
+
+    def set_ramp(self, name: str, ramp: float, actor: str) -> dict[str, Any]:
+        """Let another share of units take part; nobody changes arms. Raises `NotFound`, `Conflict`, `InvalidInput`."""
+        if not 0 <= ramp <= 1:
+            raise InvalidInput.field("/ramp", "a ramp is a share between 0 and 1")
+        changed = self._store.set_ramp(name, ramp)
+        self._witness(changed, {"action": "ramp", "ramp": ramp, "actor": actor})
+        return self._told(changed)
+
+    def stop(self, name: str, actor: str, why: str = "") -> dict[str, Any]:
+        """End it; the champion answers everybody again. Raises `NotFound`, `Conflict`."""
+        found = self._store.get_experiment(name)
+        analysis = look_at(self._store, self._audit, found, self._now())
+        return self._end(found, analysis, {"word": "stopped", "why": why, "by": actor})
+
+    def promote(self, name: str, actor: str, arm: str | None = None) -> dict[str, Any]:
+        """Serve an arm's variant to everybody of the experiment from now on, and end the experiment.
+
+        Without `arm` the one that the verdict calls better, or the only one beside the control. Raises `InvalidInput`
+        where that is none, `NotFound`, and `Conflict` for one that was promoted before.
+        """
+        found = self._store.get_experiment(name)
+        spec = parse_spec(found.spec)
+        if (found.outcome or {}).get("word") == "promoted":
+            raise Conflict(f"{name} was promoted before; roll it back first")
+        analysis = look_at(self._store, self._audit, found, self._now())
+        chosen = spec.arm(arm or _promotable(spec, analysis))
+        for tenant in found.tenants:
+            self._crown(tenant, spec, chosen, actor)
+        outcome = {"word": "promoted", "arm": chosen.name, "by": actor}
+        return self._end(found, analysis, outcome)
+
+    def rollback(self, name: str, actor: str) -> dict[str, Any]:
+        """Serve again what served before the promotion. Raises `NotFound`, `Conflict` when nothing of it serves."""
+        found = self._store.get_experiment(name)
+        serving = [(tenant, rows[0]) for tenant in self._owners(found) if (rows := self._store.champions(tenant, 1))]
+        ours = [tenant for tenant, row in serving if (row.champion.variant or "").startswith(f"{name}/")]
+        if not ours:
+            raise Conflict(f"no tenant is served by a variant of {name}; see `fathom ab show {name}`")
+        for tenant in ours:
+            self._crowned(tenant, self._store.rollback(tenant, actor))
+        outcome = {**(found.outcome or {}), "word": "rolled back", "by": actor, "at": self._now().isoformat()}
+        changed = self._store.set_outcome(name, outcome)
+        self._tell(changed, None)
+        return self._told(self._store.get_experiment(name))
+
+    def look(self) -> None:
+        """Look at every running experiment that nobody else looks at; stop what harms; tell MLflow what it lacks."""
+        looked = [(one, self._look(one)) for one in self._store.list_experiments(running=True) if self._due(one)]
+        seen = {one.name: analysis for one, analysis in looked if analysis is not None}
+        for one in self._store.list_experiments():
+            if one.name in seen or self._keeper.lacks(one):
+                self._tell(one, seen.get(one.name))
+
+    def _due(self, one: Experiment) -> bool:
+        every_s = max(self._settings.experiment_poll_s, self._cost_s.get(one.name, 0.0) / COST_SHARE)
+        return self._store.claim_watch(one.name, every_s * 0.9)
+
+    def _look(self, one: Experiment) -> Analysis | None:
+        began = time.monotonic()
+        try:
+            analysis = look_at(self._store, self._audit, one, self._now())
+            if analysis.verdict.stops:
+                _log.warning("experiment %s is stopped: %s", one.name, analysis.verdict.reason)
+                self._end(one, analysis, {"word": analysis.verdict.word, "by": "guardrail"})
+        except FathomError as error:
+            _log.warning("experiment %s could not be looked at: %s", one.name, error.detail)
+            return None
+        self._cost_s[one.name] = time.monotonic() - began
+        return analysis
+
+    def _end(self, found: Experiment, analysis: Analysis, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        told = {"verdict": analysis.verdict.to_json(), "at": self._now().isoformat(), **outcome}
+        if found.state == RUNNING:
+            ended = self._store.stop_experiment(found.name, told)
+        else:
+            ended = self._store.set_outcome(found.name, {**(found.outcome or {}), **told})
+        self._witness(ended, {"action": "end", **{name: told[name] for name in ("word", "by")}})
+        self._tell(ended, analysis)
+        return self._told(self._store.get_experiment(found.name))
+
+    def _tell(self, one: Experiment, analysis: Analysis | None) -> None:
+        """MLflow, now or later."""
+        try:
+            seen = analysis or look_at(self._store, self._audit, one, self._now())
+            self._keeper.keep(self._store.get_experiment(one.name), seen)
+        except Unavailable as error:
+            _log.info("experiment %s: %s", one.name, error.detail)
+
+    def _told(self, one: Experiment) -> dict[str, Any]:
+        return {
+            "name": one.name,
+            "state": one.state,
+            "ramp": one.ramp,
+            "tenants": [name for name, _ in one.tenants],
+            "spec": dict(one.spec),
+            "outcome": None if one.outcome is None else dict(one.outcome),
+            "created_at": one.created_at.isoformat(),
+            "stopped_at": None if one.stopped_at is None else one.stopped_at.isoformat(),
+            "run_id": one.tracked.get("run"),
+            "model": one.tracked.get("model"),
+        }
+
+    def _pinned(self, spec: Spec) -> Spec:
+        return spec.model_copy(update={"arms": tuple(self._pinned_arm(arm) for arm in spec.arms)})
+
+    def _pinned_arm(self, arm: Arm) -> Arm:
+        asked = arm.overrides.get("rerankers")
+        if not isinstance(asked, dict):
+            return arm
+        fixed = {
+            role: pinned(name, registry=self._settings.registry) if isinstance(name, str) and "@" in name else name
+            for role, name in asked.items()
+        }
+        return arm.model_copy(update={"overrides": {**arm.overrides, "rerankers": fixed}})
+
+    def _served(self, tenant: Tenant) -> Any:
+        rows = self._store.champions(tenant, 1)
+        return overridden(tenant.config, rows[0].champion.overrides) if rows else tenant.config
+
+    def _plan(self, spec: Spec, tenants: list[Tenant]) -> dict[str, Any]:
+        """What the tenants' own last questions say of the size; None where they say nothing yet."""
+        since = int((self._now() - timedelta(days=PAST_DAYS)).timestamp() * 1000)
+        past = [rows for tenant in tenants for rows in self._audit.units_since(tenant.uid, since).values()]
+        values = [unit_values(rows, {}, float("inf"))[spec.metric] for rows in past]
+        mean = float(np.mean(values)) if values else 0.0
+        told = {"units_seen": len(values), "days": PAST_DAYS, "metric": spec.metric, "mean": mean or None}
+        if spec.planned is not None or spec.kind != "ab" or len(values) < 50 or mean == 0:
+            return {**told, "planned": spec.planned, "days_needed": None}
+        deviation, parts = float(np.std(values, ddof=1)), shares(spec).tolist()
+        planned = planned_units(mean, deviation, spec.minimum_effect, spec.alpha, spec.power, parts)
+        a_day = len(values) / PAST_DAYS * spec.ramp * (1 - spec.holdout)
+        return {**told, "planned": planned, "days_needed": round(planned / a_day, 1) if a_day else None}
+
+    def _owners(self, one: Experiment) -> list[TenantScope]:
+        return [self._owner(tenant) for tenant in one.tenants]
+
+    def _owner(self, tenant: tuple[str, str]) -> TenantScope:
+        config = self._store.get_tenant(tenant[0]).config
+        return TenantScope(TenantName(tenant[0]), TenantUid(tenant[1]), config, self._settings.root)
+
+    def _crown(self, tenant: tuple[str, str], spec: Spec, arm: Arm, actor: str) -> None:
+        owner = self._owner(tenant)
+        rows = self._store.champions(owner, 1)
+        before = rows[0].champion.overrides if rows else {}
+        overrides = laid_over(before, arm.overrides)
+        overridden(owner.config, overrides)  # the tenant's configuration may have changed since
+        self._crowned(owner, self._store.promote(owner, spec.variant(arm.name), overrides, actor))
+
+    def _crowned(self, owner: TenantScope, row: ChampionRow) -> None:
+        self._append(owner, {"action": row.action, "variant": row.champion.variant, "actor": row.actor})
+
+    def _witness(self, one: Experiment, facts: Mapping[str, Any]) -> None:
+        for owner in self._owners(one):
+            self._append(owner, {"experiment": one.name, **facts})
+
+    def _append(self, owner: TenantScope, facts: Mapping[str, Any]) -> None:
+        """One more record in the tenant's chain: who changed what answers its questions."""
+        at_ms = int(self._now().timestamp() * 1000)
+        query_id = new_query_id(at_ms)
+        told = {"query_id": query_id, "state": "change", "change": dict(facts)}
+        asyncio.run(_appended(self._log, owner, AuditRecord(query_id, at_ms, told)))
+
+
+def open_desk(settings: Settings, store: Store, audit: AuditReader, log: AuditLog) -> Desk:
+    """What a gateway is given."""
+    return Desk(store, audit, log, settings)
+
+
+async def _appended(log: AuditLog, owner: TenantScope, record: AuditRecord) -> None:
+    await log.append(owner, record)
+
+
+def _promotable(spec: Spec, analysis: Analysis) -> str:
+    verdict = analysis.verdict
+    if verdict.word == "better" and verdict.arm is not None:
+        return verdict.arm
+    if len(spec.arms) == 2:
+        return spec.arms[1].name
+    raise InvalidInput.field("/arm", f"no arm is better yet ({verdict.word}); name the one to promote")
