@@ -214,6 +214,7 @@ def settings_for(folder: Path) -> Settings:
     """Small limits, so that they can be met."""
     return Settings(
         data_dir=str(folder),
+        mlflow_tracking_uri="off",
         gateway_slots=4,
         request_timeout_s=120,
         retrieval=Retrieval(leg_timeout_s=120),
