@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from cluster.cli import (
+    ab_verbs,
     answers_verbs,
     ask_verbs,
     audit_verbs,
@@ -45,6 +46,7 @@ def build_app() -> typer.Typer:
     app.add_typer(key_verbs.build(), name="key", help="Create, list and revoke API keys.")
     app.add_typer(share_verbs.build(), name="share", help="Let a tenant search a collection of another one.")
     app.add_typer(bench_verbs.build(), name="bench", help="Measure this platform.")
+    app.add_typer(ab_verbs.build(), name="ab", help="Compare variants, offline and on users; promote and roll back.")
     app.add_typer(train_verbs.build(), name="train", help="Train models of one's own.")
     return app
 

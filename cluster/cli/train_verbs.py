@@ -1,4 +1,4 @@
-"""`fathom train reranker`: train a cross-encoder of one's own, on labels, a tenant's feedback or a teacher."""
+"""`fathom train reranker`: train a cross-encoder of one's own, on labels, users' feedback or a teacher."""
 
 from __future__ import annotations
 
@@ -47,7 +47,16 @@ def reranker(
             metavar="FOLDER[:QUESTIONS[:DOCUMENTS]]",
         ),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Learn from this tenant's feedback.")] = None,
+    from_feedback: Annotated[
+        bool, typer.Option("--from-feedback", help="Learn from what users clicked and judged.")
+    ] = False,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose feedback. Repeat for several, which all must have `feedback.pool`.", metavar="NAME"),
+    ] = None,
+    pooled: Annotated[
+        bool, typer.Option("--pooled", help="Feedback of every tenant that has `feedback.pool`.")
+    ] = False,
     role: Annotated[RoleChoice, typer.Option(help="Which of a tenant's two rerankers it is to be.")] = RoleChoice.large,
     base: Annotated[str, typer.Option(help="Encoder or cross-encoder to start from: a model reference.")] = "builtin",
     layers: Annotated[int | None, typer.Option(help="Keep so many of its layers.", min=1)] = None,
@@ -67,7 +76,9 @@ def reranker(
 ) -> None:
     """Train a cross-encoder and register it as `fathom-rerank-<role>@challenger`.
 
-    Example: `fathom train reranker --data ./labelled --budget-minutes 30`
+    From one tenant's feedback it becomes `fathom-rerank-<role>-<tenant>@challenger`, that tenant's alone.
+
+    Example: `fathom train reranker --from-feedback --tenant acme --base builtin-large`
     """
     from cluster.cli.training import run_training
     from jobs.training.order import Order
@@ -78,7 +89,9 @@ def reranker(
         role=role.value,
         data=tuple(Sample.parse(one) for one in data or ()),
         dev=tuple(Sample.parse(one) for one in dev or ()),
-        tenant=tenant,
+        from_feedback=from_feedback,
+        tenants=tuple(dict.fromkeys(tenant or ())),
+        pooled=pooled,
         base=base,
         layers=layers,
         teacher=teacher,

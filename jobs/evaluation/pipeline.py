@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from jobs.evaluation.answering import Written, summary, write
 from jobs.evaluation.answering import figure_of as answer_figure
 from jobs.evaluation.datasets import Dataset
-from jobs.evaluation.metrics import mean, per_query
+from jobs.evaluation.metrics import per_query
 from jobs.tracking import run
 from services.contracts import AuditRecord, Caller, Question, RerankChoice
 from services.generation.prompt import version_of
@@ -55,12 +55,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question's outcome: documents best first, cross-encoder pairs, wall milliseconds, an answer a generator."""
+    """One question's outcome: documents best first, cross-encoder pairs, wall milliseconds, an answer a generator.
+
+    `degraded` is what the search lacked.
+    """
 
     documents: tuple[str, ...]
     pairs: int
     latency_ms: float
     written: tuple[Written, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -78,7 +82,7 @@ def evaluate(
         raise InvalidInput("there is no judged question; check that both files speak of the same query ids")
     if scope.release is None:
         raise InvalidInput("the tenant has no published index; index documents first")
-    with run(settings, EXPERIMENT, _params(dataset, scope, plan, len(queries))) as tracked:
+    with run(settings, EXPERIMENT, params_of(dataset, scope, plan, len(queries))) as tracked:
         line = replace(steps, audit=Unrecorded())
         asked = asyncio.run(_ask_all(queries, scope, line, plan, dataset, progress))
         report = report_of(asked, dataset, plan)
@@ -95,12 +99,12 @@ def evaluate(
 
 def report_of(asked: Mapping[str, Asked], dataset: Dataset, plan: Plan) -> dict[str, Any]:
     """Metrics, cost and latencies of what was asked; ties cannot occur, a list's order is its ranking."""
-    grades = {query: dataset.judgements[query] for query in asked}
-    lists = _run_of(asked)
-    cuts = {f"ndcg@{plan.k}": plan.k, f"recall@{DEEP}": DEEP, f"mrr@{plan.k}": plan.k, f"map@{DEEP}": DEEP}
     latency = np.percentile([item.latency_ms for item in asked.values()], [50, 95, 99])
     report: dict[str, Any] = {
-        "metrics": {name: round(mean(lists, grades, name.split("@")[0], cut), 6) for name, cut in cuts.items()},
+        "metrics": {
+            name: round(float(np.mean(list(values.values()))), 6)
+            for name, values in values_of(asked, dataset, plan.k).items()
+        },
         "queries": len(asked),
         "pairs_per_query": float(np.mean([item.pairs for item in asked.values()])),
         "latency_ms": dict(zip(("p50", "p95", "p99"), np.round(latency, 3).tolist(), strict=True)),
@@ -110,6 +114,14 @@ def report_of(asked: Mapping[str, Asked], dataset: Dataset, plan: Plan) -> dict[
         report["answers"] = {state: states.count(state) for state in ("full", "partial", "abstained")}
         report["answer_metrics"] = {name: summary(one) for name, one in _by_generator(asked, plan).items()}
     return report
+
+
+def values_of(asked: Mapping[str, Asked], dataset: Dataset, k: int) -> dict[str, dict[str, float]]:
+    """{metric: {query: value in 0 … 1, higher is better}}: nDCG@k, recall@100, MRR@k, MAP@100, in this order."""
+    grades = {query: dataset.judgements[query] for query in asked}
+    lists = _run_of(asked)
+    cuts = {f"ndcg@{k}": k, f"recall@{DEEP}": DEEP, f"mrr@{k}": k, f"map@{DEEP}": DEEP}
+    return {name: per_query(lists, grades, name.split("@")[0], cut) for name, cut in cuts.items()}
 
 
 def figure_of(asked: Mapping[str, Asked], dataset: Dataset, k: int) -> Figure:
@@ -133,27 +145,31 @@ async def _ask_all(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Asked]:
     asked: dict[str, Asked] = {}
-    for number, (query, text) in enumerate(queries.items(), 1):
-        found = await _ask(text, scope, steps, plan)
-        if plan.answers:
-            relevant, gold = dataset.judgements[query], dataset.answers.get(query, ())
-            question = Question(text, rerank=plan.rerank, depth=plan.depth)
-            written = [
-                await write(replace(question, generator=name), scope, steps, relevant, gold) for name in plan.generators
-            ]
-            found = replace(found, written=tuple(written))
-        asked[query] = found
+    for number, query in enumerate(queries, 1):
+        asked[query] = await ask(query, scope, steps, plan, dataset)
         if progress is not None:
             progress(number, len(queries))
     return asked
 
 
-async def _ask(text: str, scope: TenantScope, steps: Steps, plan: Plan) -> Asked:
+async def ask(query: str, scope: TenantScope, steps: Steps, plan: Plan, dataset: Dataset) -> Asked:
+    """One question of the dataset, by id: searched, and answered by every generator of the plan where it says so."""
+    text = dataset.queries[query]
+    found = await _search(text, scope, steps, plan)
+    if not plan.answers:
+        return found
+    relevant, gold = dataset.judgements[query], dataset.answers.get(query, ())
+    question = Question(text, rerank=plan.rerank, depth=plan.depth)
+    written = [await write(replace(question, generator=name), scope, steps, relevant, gold) for name in plan.generators]
+    return replace(found, written=tuple(written))
+
+
+async def _search(text: str, scope: TenantScope, steps: Steps, plan: Plan) -> Asked:
     question = Question(text, top_k=DEEP, rerank=plan.rerank, depth=plan.depth, group_by="document")
     began = time.perf_counter()
     found = await search(question, scope, steps, _CALLER)
     latency_ms = (time.perf_counter() - began) * 1000
-    return Asked(_documents(found), found.ranked.pairs, latency_ms)
+    return Asked(_documents(found), found.ranked.pairs, latency_ms, degraded=tuple(found.degraded))
 
 
 def _by_generator(asked: Mapping[str, Asked], plan: Plan) -> dict[str, list[Written]]:
@@ -179,7 +195,8 @@ def _scores(documents: Sequence[str]) -> dict[str, float]:
     return {document: -float(rank) for rank, document in enumerate(documents)}
 
 
-def _params(dataset: Dataset, scope: TenantScope, plan: Plan, queries: int) -> dict[str, object]:
+def params_of(dataset: Dataset, scope: TenantScope, plan: Plan, queries: int) -> dict[str, object]:
+    """What was asked, of which questions, over which index: the parameters of a run. `scope` has a release."""
     release = scope.release
     assert release is not None
     return {

@@ -20,6 +20,8 @@ VERBS = [
     ["index"], ["jobs"], ["job"], ["versions"], ["rollback"], ["erase"],
     ["search"], ["ask"], ["answers"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
     ["train", "reranker"],
+    ["ab", "create"], ["ab", "list"], ["ab", "show"], ["ab", "ramp"], ["ab", "compare"], ["ab", "stop"],
+    ["ab", "promote"], ["ab", "rollback"],
 ]  # fmt: skip
 
 
