@@ -84,7 +84,9 @@ class ExperimentRows(Rows):
             with self._database.writing() as connection:
                 for tenant in tenants:
                     self._refuse_second(connection, tenant)
-                made = EXPERIMENTS.insert().values(**row, ramp=repr(ramp), tracked="{}", created_at=self._clock())
+                now = self._clock()  # whoever creates it tells of it; others look after a while
+                times = {"created_at": now, "watched_at": now}
+                made = EXPERIMENTS.insert().values(**row, ramp=repr(ramp), tracked="{}", **times)
                 connection.execute(made)
                 connection.execute(TRIALS.insert(), [{"experiment": name, "uid": tenant.uid} for tenant in tenants])
         except ConstraintViolated:

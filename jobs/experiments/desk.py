@@ -14,6 +14,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -30,7 +32,7 @@ from services.experiments.assignment import shares
 from services.experiments.spec import Arm, Spec, laid_over, overridden, parse_spec
 from services.models import pinned
 from services.settings import Settings
-from tenants.errors import Conflict, FathomError, InvalidInput, Unavailable
+from tenants.errors import Conflict, FathomError, InvalidInput
 from tenants.experiment_rows import RUNNING, ChampionRow, Experiment
 from tenants.ids import TenantName, TenantUid, new_query_id
 from tenants.records import Tenant
@@ -38,6 +40,7 @@ from tenants.scope import TenantScope
 from tenants.store import Store
 
 PAST_DAYS = 14.0  # of questions that a plan is made of
+TELL_S = 3.0  # what a command waits for MLflow
 COST_SHARE = 0.05  # of the time, at most, that looking at one experiment may take
 _log = logging.getLogger("fathom.experiments")
 
@@ -65,6 +68,7 @@ class Desk:
         self._keeper = Keeper(store, settings)
         self._now = now
         self._cost_s: dict[str, float] = {}
+        self._teller = ThreadPoolExecutor(1, thread_name_prefix="fathom-mlflow")  # one: nothing is told twice at once
 
     def create(self, raw: object, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Start an experiment; `dry_run` only checks it and plans its size.
@@ -147,8 +151,8 @@ class Desk:
         looked = [(one, self._look(one)) for one in self._store.list_experiments(running=True) if self._due(one)]
         seen = {one.name: analysis for one, analysis in looked if analysis is not None}
         for one in self._store.list_experiments():
-            if one.name in seen or self._keeper.lacks(one):
-                self._tell(one, seen.get(one.name))
+            if one.name in seen or (self._keeper.lacks(one) and self._due(one)):
+                self._teller.submit(self._telling, one, seen.get(one.name)).result()
 
     def _due(self, one: Experiment) -> bool:
         every_s = max(self._settings.experiment_poll_s, self._cost_s.get(one.name, 0.0) / COST_SHARE)
@@ -178,12 +182,16 @@ class Desk:
         return self._told(self._store.get_experiment(found.name))
 
     def _tell(self, one: Experiment, analysis: Analysis | None) -> None:
-        """MLflow, now or later."""
+        """MLflow: now if it answers at once, else behind the caller's back, else at the next look."""
+        with suppress(TimeoutError):
+            self._teller.submit(self._telling, one, analysis).result(TELL_S)
+
+    def _telling(self, one: Experiment, analysis: Analysis | None) -> None:
         try:
             seen = analysis or look_at(self._store, self._audit, one, self._now())
             self._keeper.keep(self._store.get_experiment(one.name), seen)
-        except Unavailable as error:
-            _log.info("experiment %s: %s", one.name, error.detail)
+        except FathomError as error:
+            _log.info("experiment %s is told to MLflow later: %s", one.name, error.detail)
 
     def _told(self, one: Experiment) -> dict[str, Any]:
         return {

@@ -53,6 +53,13 @@ class Switching:
         self._begin(live, scope)
         return replace(scope, champion=live.champion, trial=live.trial)
 
+    async def switch(self, scope: TenantScope) -> None:
+        """Return once this process serves what the scope says, or cannot: then it stays on what it has."""
+        self.settled(scope)
+        live = self._live[scope.uid]
+        if live.warming is not None:
+            await asyncio.wait({live.warming})
+
     def _hold(self, scope: TenantScope) -> None:
         live = self._live.setdefault(scope.uid, _Live(scope.champion, scope.trial))
         live.champion, live.trial = scope.champion, scope.trial

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from services.gateway import bodies
-from services.gateway.auth import OPERATOR, admin
+from services.gateway.auth import OPERATOR, admin, platform_of
 from services.gateway.experimenting import (
     ExperimentBody,
     ExperimentDeleted,
@@ -26,6 +26,7 @@ from services.gateway.http import ADMIN_ERRORS, accepts, answers, repeatable, re
 from services.gateway.idempotency import once
 from services.gateway.ports import Platform
 from services.gateway.routes.admin import OWNER
+from services.gateway.variants import switched
 
 router = APIRouter(prefix="/admin/v1", tags=["admin"])
 
@@ -105,6 +106,8 @@ async def _changed(
     request: Request, change: Callable[[], Mapping[str, Any]], body: Callable[[], str], status: int = 200
 ) -> Response:
     async def run() -> Response:
-        return reply(await asyncio.to_thread(change), status)
+        told = await asyncio.to_thread(change)
+        await switched(platform_of(request), told.get("tenants", ()))
+        return reply(told, status)
 
     return await once(request, OWNER, run, body=body)

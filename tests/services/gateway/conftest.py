@@ -215,6 +215,7 @@ def settings_for(folder: Path) -> Settings:
     return Settings(
         data_dir=str(folder),
         mlflow_tracking_uri="off",
+        experiment_poll_s=0.05,
         gateway_slots=4,
         request_timeout_s=120,
         retrieval=Retrieval(leg_timeout_s=120),
