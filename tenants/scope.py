@@ -87,7 +87,8 @@ class Trial:
 class Variant:
     """Which variant of its tenant's configuration a scope stands for, and how this question came to it.
 
-    name        what the answer and the audit say, such as `cheaper/treatment`; None = the plain configuration
+    name        what the answer and the audit say: `cheaper/treatment`, `default` for the plain configuration beside or
+                after others; None = there are no others
     experiment, arm   None outside of an experiment; kind is the experiment's
     unit        digest of who keeps the arm (its user, session, …); "" = nobody is known
     propensity  P(this arm) for the unit, 1 outside of an experiment

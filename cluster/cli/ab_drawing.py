@@ -50,11 +50,16 @@ def _drawing(spec: Mapping[str, Any], seen: Mapping[str, Any]) -> Iterator[str]:
     for arm, one in seen["effects"].get(spec["metric"], {}).items():
         if one["series"]["step"]:
             yield from ("", f"{spec['metric']} of {arm}, relative to the control, over units")
-            yield terminal(Series(**{name: tuple(_finite(values)) for name, values in one["series"].items()}))
+            yield terminal(_series(one["series"]))
 
 
-def _finite(values: list[float | None]) -> Iterator[float]:
-    return (float("nan") if value is None else value for value in values)
+def _series(told: Mapping[str, Any]) -> Series:
+    curves = {
+        name: tuple(float("nan") if value is None else float(value) for value in values)
+        for name, values in told.items()
+        if name != "step"
+    }
+    return Series(step=tuple(int(step) for step in told["step"]), **curves)
 
 
 def _number(value: float | None) -> str:

@@ -27,6 +27,21 @@ class EngineChoice(StrEnum):
     cuda = "cuda"
 
 
+Folders = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Labelled questions in the BEIR layout, or a sample of them. Repeat for several.",
+        metavar="FOLDER[:QUESTIONS[:DOCUMENTS]]",
+    ),
+]
+FromFeedback = Annotated[bool, typer.Option("--from-feedback", help="Learn from what users clicked and judged.")]
+Tenants = Annotated[
+    list[str] | None,
+    typer.Option(help="Whose feedback. Repeat for several, which all must have `feedback.pool`.", metavar="NAME"),
+]
+Pooled = Annotated[bool, typer.Option("--pooled", help="Feedback of every tenant that has `feedback.pool`.")]
+
+
 def build() -> typer.Typer:
     """The family as an app of its own."""
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -40,23 +55,10 @@ def _family() -> None:
 
 
 def reranker(
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Labelled questions in the BEIR layout, or a sample of them. Repeat for several.",
-            metavar="FOLDER[:QUESTIONS[:DOCUMENTS]]",
-        ),
-    ] = None,
-    from_feedback: Annotated[
-        bool, typer.Option("--from-feedback", help="Learn from what users clicked and judged.")
-    ] = False,
-    tenant: Annotated[
-        list[str] | None,
-        typer.Option(help="Whose feedback. Repeat for several, which all must have `feedback.pool`.", metavar="NAME"),
-    ] = None,
-    pooled: Annotated[
-        bool, typer.Option("--pooled", help="Feedback of every tenant that has `feedback.pool`.")
-    ] = False,
+    data: Folders = None,
+    from_feedback: FromFeedback = False,
+    tenant: Tenants = None,
+    pooled: Pooled = False,
     role: Annotated[RoleChoice, typer.Option(help="Which of a tenant's two rerankers it is to be.")] = RoleChoice.large,
     base: Annotated[str, typer.Option(help="Encoder or cross-encoder to start from: a model reference.")] = "builtin",
     layers: Annotated[int | None, typer.Option(help="Keep so many of its layers.", min=1)] = None,

@@ -198,7 +198,7 @@ def page_of(document: Mapping[str, Any], texts: Mapping[str, str] | None = None)
                 Example(one["query"], one["a"], one["b"], known.get(one["query"], ""))
                 for one in (*document["gains"], *document["losses"])
             ),
-            notes=tuple(document["notes"]),
+            notes=(*document["notes"], "Each interval is of its metric alone; p is corrected over all metrics."),
         )
     )
 
@@ -248,18 +248,11 @@ async def _ask_both(
 
 
 def scope_of(scope: TenantScope, side: Side) -> TenantScope:
-    """Raises `InvalidInput` that names the side."""
+    """The scope that a side is asked with. Raises `InvalidInput` that names the side."""
     try:
-        config = overridden(scope.config, side.overrides)
+        return replace(scope, config=overridden(scope.config, side.overrides))
     except InvalidInput as error:
         raise InvalidInput(f"{side.name}: {error.detail}", errors=error.errors) from None
-    if config.embedder != scope.config.embedder:
-        raise InvalidInput.field(
-            "/overrides/embedder",
-            f"{side.name}: both sides read one index, whose vectors are its embedder's; index a second tenant with "
-            "the other embedder and compare their `fathom eval`",
-        )
-    return replace(scope, config=config)
 
 
 def _own_params(scope: TenantScope, side: Side) -> dict[str, object]:

@@ -157,9 +157,11 @@ def changes_of(overrides: Mapping[str, Any]) -> tuple[Change, ...]:
 
 
 def number(value: float | None) -> str:
-    """Four decimals below 1, fewer above: `0.4123`, `12.35`, `312`; NOTHING for what is unknown or not finite."""
+    """Four decimals below 1, fewer above: `0.4123`, `12.35`, `312`, `0`; NOTHING for what is unknown or not finite."""
     if value is None or not math.isfinite(value):
         return NOTHING
+    if value == 0:
+        return "0"
     digits = 4 if abs(value) < 1 else 2 if abs(value) < 100 else 0
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")  # + 0.0: no sign before a zero
 
@@ -167,7 +169,7 @@ def number(value: float | None) -> str:
 def signed(value: float | None) -> str:
     """`number` with its sign in front: `+0.0310`, `−1.20`."""
     text = number(value)
-    return text if value is None or text == NOTHING or text.startswith("−") else f"+{text}"
+    return text if not value or text == NOTHING or text.startswith("−") else f"+{text}"
 
 
 def interval(lower: float | None, upper: float | None) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.training.mining import HeldOut
+
 HUB_NAMES = {"builtin": "sentence-transformers/all-MiniLM-L6-v2"}
 
 
@@ -18,11 +20,15 @@ class DataLine:
     passages: int
     digest: str
     licence: str
+    held_out: HeldOut = "documents"
 
 
 @dataclass(frozen=True, slots=True)
 class CardFacts:
-    """`dev` {set: {blend: nDCG@10}}, blend 0 = the first stage; `training` and `machine` are names and values."""
+    """`dev` {set: {blend: nDCG@10}}, blend 0 = the first stage; `training` and `machine` are names and values.
+
+    `owner` is the one tenant whose feedback went into it.
+    """
 
     name: str
     parameters: int
@@ -36,6 +42,7 @@ class CardFacts:
     training: Mapping[str, Any]
     dev: Mapping[str, Mapping[float, float]]
     depth: int
+    owner: str | None = None
 
 
 def card_of(facts: CardFacts) -> str:
@@ -59,6 +66,7 @@ def card_of(facts: CardFacts) -> str:
             "The logit is to be *blended* with the first stage's score, never to replace it; the weight is learned per"
             " tenant (`services/reranking`).",
             "",
+            *_whose(facts.owner),
             *_data(facts.data),
             *_training(facts),
             *_figures(facts),
@@ -66,6 +74,10 @@ def card_of(facts: CardFacts) -> str:
             "",
         ]
     )
+
+
+def _whose(owner: str | None) -> list[str]:
+    return [f"Learned from the feedback of the tenant `{owner}`, for that tenant alone.", ""] if owner else []
 
 
 def _data(lines: Sequence[DataLine]) -> list[str]:
@@ -77,11 +89,20 @@ def _data(lines: Sequence[DataLine]) -> list[str]:
         "|---|---|---|---|---|",
         *rows,
         "",
-        "No question of a dev or test split was trained on, no document that such a split judges was a passage of the"
-        " training; of sets without such splits, a tenth of the titles (sha256 ≡ 0 mod 10) was held out. Negatives are"
-        " what Fathom's own first stage finds. The weights hold no text of the data.",
+        *[_HELD_OUT[kind] for kind in _HELD_OUT if any(one.held_out == kind for one in lines)],
+        "Negatives are what Fathom's own first stage finds. The weights hold no text of the data.",
         "",
     ]
+
+
+_HELD_OUT: Mapping[HeldOut, str] = {
+    "documents": "No question of a dev or test split was trained on, no document that such a split judges was a passage"
+    " of the training; of sets without such splits, a tenth of the titles (sha256 ≡ 0 mod 10) was held out.",
+    "questions": "Of feedback, a tenth of the questions (by their digest) only measured; their passages may have been"
+    " passages of other questions. Positives are chunks that users called relevant, or else clicked where they were"
+    " shown, a click weighed by the inverse of the estimated chance that its rank was looked at; what they called"
+    " irrelevant or passed over are negatives. Dev figures are by the same clicks and weights, not by judges.",
+}
 
 
 def _training(facts: CardFacts) -> list[str]:

@@ -28,7 +28,10 @@ _GROUPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One dev question: its first `depth` candidates' texts as ids, fused scores, documents; `grades` by document."""
+    """One dev question: its first `depth` candidates' texts as ids, fused scores, documents; `grades` by document.
+
+    The group's weight is what the question counts in the mean.
+    """
 
     group: Group
     fused: Float32
@@ -52,7 +55,8 @@ def checks_of(mined: Mined, builder: PairBuilder, depth: int, limit: int, max_to
         passages = tuple(window(question, ids[place], room, rare) for place in row["ranking"][:depth])
         grades = {names[place]: 1 for place in row["positives"]}
         documents = tuple(names[place] for place in row["ranking"])
-        found.append(Check(Group(question, passages), np.asarray(row["fused"], np.float32), documents, grades))
+        group = Group(question, passages, weight=row["weight"])
+        found.append(Check(group, np.asarray(row["fused"], np.float32), documents, grades))
     return found
 
 
@@ -69,8 +73,9 @@ def score_checks(network: PreTrainedModel, builder: PairBuilder, checks: Sequenc
 
 
 def by_blend(checks: Sequence[Check], logits: Sequence[Float32]) -> dict[float, float]:
-    """Mean nDCG@10 for every weight of BLENDS."""
-    return {blend: float(np.mean(list(_per_question(checks, logits, blend)))) for blend in BLENDS}
+    """Mean nDCG@10 for every weight of BLENDS; the mean is weighted by what each question counts."""
+    counts = [check.group.weight for check in checks]
+    return {blend: float(np.average(list(_per_question(checks, logits, blend)), weights=counts)) for blend in BLENDS}
 
 
 def _per_question(checks: Sequence[Check], logits: Sequence[Float32], blend: float) -> Iterator[float]:

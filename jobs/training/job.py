@@ -57,7 +57,7 @@ def train(order: Order, settings: Settings, report: Report, mined: Sequence[Mine
     """Run one job; `mined` are questions that were mined elsewhere, such as a tenant's feedback.
 
     Returns what was made: the folder, dev figures, run id and registered version. Raises `InvalidInput` for an
-    order or data that cannot be used and `Cancelled` after an interruption, with a checkpoint in `order.work`.
+    order or data that cannot be used and `Cancelled` after an interruption, with a checkpoint in `order.checkpoints`.
     """
     checked(order)
     params = order.params() | {"machine": machine(order.engine), "command": order.command()}
@@ -113,7 +113,8 @@ def _fit(
     mix = Mix(order.hard, order.medium, order.random, order.hard_ranks)
     lengths = Lengths(order.short_tokens, order.long_tokens, order.long_share)
     sampler = Sampler(pools, mix, lengths, base.builder.specials, order.seed)
-    trainer = Trainer(network, base.builder, sampler, _plan(order), order.work, _teacher(order, settings, base))
+    teacher = _teacher(order, settings, base)
+    trainer = Trainer(network, base.builder, sampler, _plan(order), order.checkpoints, teacher)
     if order.resume and trainer.resume():
         report(f"goes on at step {trainer.progress.step}")
 
@@ -173,6 +174,7 @@ def _export(
     """The model's own folder; what it borrows from the built-in embedder is not in it."""
     facts = CardFacts(
         name=order.model_name,
+        owner=order.owner,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         layers=layers_of(network),
         base=shown_reference(order.base),
@@ -201,7 +203,7 @@ def _export(
 
 def _data_line(one: Mined) -> DataLine:
     trained = sum(split == "train" for split in one.questions["split"].to_pylist())
-    return DataLine(one.name, trained, one.passages.num_rows, one.digest, one.licence)
+    return DataLine(one.name, trained, one.passages.num_rows, one.digest, one.licence, one.held_out)
 
 
 def _record(
@@ -229,4 +231,9 @@ def _outcome(order: Order, tracked: Run) -> dict[str, Any]:
     """Where the model is registered; null when MLflow is off or did not take it."""
     version = tracked.versions.get(order.model_name)
     name = f"models:/{order.model_name}/{version}" if version else None
-    return {"run_id": tracked.run_id, "registered": name, "alias": ALIAS if version else None}
+    return {
+        "run_id": tracked.run_id,
+        "registered": name,
+        "alias": ALIAS if version else None,
+        "tenant": order.owner,
+    }

@@ -165,14 +165,15 @@ class Trainer:
         mask = group_mask(groups).to(self.device)
         labels = torch.zeros_like(logits, dtype=torch.float32)
         labels[:, 0] = 1.0
+        weights = torch.tensor([group.weight for group in groups], device=self.device)
         taught = self._teacher(groups) if self._teacher else taught_logits(groups)
         if taught is None:
-            return ranking_loss(logits, labels, mask)
+            return ranking_loss(logits, labels, mask, weights)
         taught = taught.to(self.device)
         known = torch.isfinite(taught) & torch.isfinite(taught[:, :1])
         # A negative that the teacher scores like the positive is most likely an answer that nobody labelled.
         doubtful = known & (labels <= 0) & (taught > taught[:, :1] - self._plan.doubt)
-        loss = ranking_loss(logits, labels, mask & ~doubtful)
+        loss = ranking_loss(logits, labels, mask & ~doubtful, weights)
         return torch.lerp(loss, margin_mse(logits, taught.nan_to_num(), mask & known), self._plan.margin_share)
 
     @torch.no_grad()

@@ -6,7 +6,9 @@ A mined source is two tables, kept as Parquet so that a second training run star
     questions  text, split, positives list<int32> (rows of passages, best first), ranking list<int32> (the fused
                order of the first stage; of a training question without relevant and reserved documents), fused
                list<float32> (their fused scores), taught list<float32> (a teacher's logits of positives and
-               ranking, NaN = not scored; empty = no teacher)
+               ranking, NaN = not scored; empty = no teacher), refused list<int32> (rows that users called irrelevant
+               or passed over, worst first; mostly none), weight float32 (what the question counts in the loss, 1 = as
+               any other; see `opinions`)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from services.embedding.encoder import Encoder
 from services.retrieval.fusion import FusionProfile, fuse
 from tenants.errors import InvalidInput
 
+HeldOut = Literal["documents", "questions"]
 POSITIVES = 2  # chunks of the relevant documents that are used, the first stage's best first
 
 PASSAGES = pa.schema([("document_id", pa.string()), ("text", pa.string()), ("reserved", pa.bool_())])
@@ -38,6 +41,8 @@ QUESTIONS = pa.schema(
         ("ranking", pa.list_(pa.int32())),
         ("fused", pa.list_(pa.float32())),
         ("taught", pa.list_(pa.float32())),
+        ("refused", pa.list_(pa.int32())),
+        ("weight", pa.float32()),
     ]
 )
 _DIGEST, _LICENCE = b"fathom_digest", b"fathom_licence"
@@ -57,13 +62,18 @@ _CHUNKS = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Mined:
-    """One source's tables, see the module's docstring; `digest` names the sampled data."""
+    """One source's tables, see the module's docstring; `digest` names the sampled data.
+
+    `held_out` says what keeps its dev questions fair: documents that are not trained on, or (of feedback) only the
+    questions themselves.
+    """
 
     name: str
     digest: str
     licence: str
     passages: pa.Table
     questions: pa.Table
+    held_out: HeldOut = "documents"
 
     def save(self, folder: Path) -> None:
         """Write both tables below `folder`."""
@@ -75,15 +85,26 @@ class Mined:
 
 
 def load_mined(folder: Path, name: str) -> Mined:
-    """What `Mined.save` wrote. Raises `InvalidInput` when it is not there or not whole."""
+    """What `Mined.save` wrote, before there were weights, too. Raises `InvalidInput` when it is not whole."""
     try:
         passages, questions = (pq.read_table(folder / name / f"{kind}.parquet") for kind in ("passages", "questions"))
+        questions = _weighted(questions)
         if passages.schema.names != PASSAGES.names or questions.schema.names != QUESTIONS.names:
             raise InvalidInput(f"{folder / name} holds other columns than mined questions have; mine them again")
         tag = questions.schema.metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidInput(f"{folder / name} holds no mined questions ({error}); mine them again") from None
     return Mined(name, tag.get(_DIGEST, b"").decode(), tag.get(_LICENCE, b"").decode(), passages, questions)
+
+
+def _weighted(questions: pa.Table) -> pa.Table:
+    """With the columns that came later, as if every question counted alike and nothing had been refused."""
+    count = questions.num_rows
+    if "refused" not in questions.schema.names:
+        questions = questions.append_column(QUESTIONS.field("refused"), pa.array([[]] * count, pa.list_(pa.int32())))
+    if "weight" not in questions.schema.names:
+        questions = questions.append_column(QUESTIONS.field("weight"), pa.array([1.0] * count, pa.float32()))
+    return questions
 
 
 def mined_digest(folder: Path, name: str) -> str | None:
@@ -189,6 +210,8 @@ class Miner:
             "ranking": kept,
             "fused": [ranked[row] for row in kept],
             "taught": [self._taught(one, row) for row in (*positives, *kept)] if one.taught else [],
+            "refused": [],
+            "weight": 1.0,
         }
 
     def _taught(self, one: Judged, row: int) -> float:

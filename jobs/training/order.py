@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,23 +16,30 @@ Role = Literal["small", "large"]
 Engine = Literal["auto", "cpu", "cuda"]
 ROLES: tuple[Role, ...] = ("small", "large")
 ENGINES: tuple[Engine, ...] = ("auto", "cpu", "cuda")
-_NOT_DECIDING = ("work", "resume", "register", "tenant", "engine")
+MODEL = "fathom-rerank"
+_NOT_DECIDING = ("work", "resume", "register", "engine")
+# A tenant's own model, by its registered name or as the folder that a run leaves.
+_OWNED = re.compile(rf"(?:^|/){MODEL}-(?:small|large)-(?P<tenant>[^@/]+)(?:[@/]|$)")
+_REPEATED = {"data": "--data", "dev": "--dev", "tenants": "--tenant"}
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """One job. Tokens count a whole pair; `hard_ranks` are fused ranks, 1-based and inclusive.
 
+    `from_feedback` learns from what users of `tenants` judged, or of all that opted in (`pooled`).
     `base` is a model reference: an encoder, or a cross-encoder to go on from; `layers` keeps the first so many of
     its layers. `teacher` is a cross-encoder's reference whose margins are learned, too.
     `budget_minutes` and `steps`: whichever ends first. `mix_base` is the largest share of the base's own weights
-    that may be averaged in at the end; dev questions choose. `register` makes the result `fathom-rerank-<role>`.
+    that may be averaged in at the end; dev questions choose. `register` makes the result `model_name@challenger`.
     """
 
     role: Role = "large"
     data: tuple[Sample, ...] = ()
     dev: tuple[Sample, ...] = ()
-    tenant: str | None = None
+    from_feedback: bool = False
+    tenants: tuple[str, ...] = ()
+    pooled: bool = False
     base: str = BUILTIN
     layers: int | None = None
     teacher: str | None = None
@@ -57,27 +66,46 @@ class Order:
     register: bool = True
 
     @property
+    def owner(self) -> str | None:
+        """The one tenant that the result is of, and for; None = anybody's."""
+        return self.tenants[0] if self.from_feedback and not self.pooled and len(self.tenants) == 1 else None
+
+    @property
     def model_name(self) -> str:
-        """The registered model that the result becomes a version of."""
-        return f"fathom-rerank-{self.role}"
+        """The registered model that the result becomes a version of: the tenant's own, or the shared one."""
+        return f"{MODEL}-{self.role}" + (f"-{self.owner}" if self.owner else "")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run is kept on its way: apart per tenant, so that nobody goes on from another's weights."""
+        return self.work / f"of-{self.owner}" if self.owner else self.work
 
     def params(self) -> dict[str, Any]:
-        """Everything that decides the result, for the run's record; folders by name."""
-        return {name: self._shown(name) for name in asdict(self) if name not in _NOT_DECIDING}
+        """Everything that decides the result, for the run's record; folders by name, several tenants by their number."""
+        told = {name: self._shown(name) for name in asdict(self) if name not in _NOT_DECIDING}
+        return told if self.owner else told | {"tenants": len(self.tenants)}
 
     def command(self) -> str:
-        """The command line that repeats this job, without what is as by default; folders by name."""
+        """The command line that repeats this job, without what is as by default; folders by name.
+
+        It stands in the model's card: whose feedback it was is told of a tenant's own model only.
+        """
         words = ["python -m jobs.training.reranker"]
         default = Order()
         for name in asdict(self):
-            if name not in _NOT_DECIDING and getattr(self, name) not in (None, getattr(default, name)):
-                values = getattr(self, name) if name in ("data", "dev") else [self._shown(name)]
-                words += [f"--{name.replace('_', '-')} {value}" for value in values]
+            value = getattr(self, name)
+            private = name == "tenants" and self.owner is None
+            if private or name in _NOT_DECIDING or value in (None, getattr(default, name)):
+                continue
+            if name in _REPEATED:
+                words += [f"{_REPEATED[name]} {one}" for one in value]
+            else:
+                words.append(f"--{name.replace('_', '-')}" + ("" if value is True else f" {self._shown(name)}"))
         return " ".join(words)
 
     def _shown(self, name: str) -> Any:
         value = getattr(self, name)
-        if name in ("data", "dev"):
+        if name in _REPEATED:
             return ", ".join(map(str, value))
         if name == "hard_ranks":
             return f"{value[0]}:{value[1]}"
@@ -93,7 +121,8 @@ def shown_reference(reference: str) -> str:
 def checked(order: Order) -> Order:
     """The order itself. Raises `InvalidInput` naming what cannot be."""
     faults = {
-        "/data": not order.data and order.tenant is None and "give --data FOLDER, or --tenant for its feedback",
+        "/data": not order.data and not order.from_feedback and "give --data FOLDER, or --from-feedback --tenant NAME",
+        "/tenant": _tenants_fault(order),
         "/budget_minutes": _budget_fault(order),
         "/steps": order.steps is not None and order.steps < 1 and "a run has at least one step",
         "/layers": order.layers is not None and order.layers < 1 and "a model has at least one layer",
@@ -108,6 +137,23 @@ def checked(order: Order) -> Order:
         if fault:
             raise InvalidInput.field(pointer, fault)
     return order
+
+
+def check_lineage(order: Order, tenants: Collection[str]) -> None:
+    """Raises `InvalidInput` for a base or teacher that learned from another tenant's feedback than `tenants`'."""
+    for pointer, reference in (("/base", order.base), ("/teacher", order.teacher or "")):
+        owned = _OWNED.search(reference)
+        if owned and owned["tenant"] not in tenants:
+            fault = f"{reference} is {owned['tenant']}'s alone; learn from that tenant's feedback, or start elsewhere"
+            raise InvalidInput.field(pointer, fault)
+
+
+def _tenants_fault(order: Order) -> str:
+    if not order.from_feedback:
+        return "add --from-feedback to learn from it" if order.tenants or order.pooled else ""
+    if order.pooled:
+        return "--pooled is everybody who opted in; leave --tenant out" if order.tenants else ""
+    return "" if order.tenants else "whose feedback? give --tenant NAME, or --pooled for all who opted in"
 
 
 def _budget_fault(order: Order) -> str:

@@ -1,10 +1,12 @@
 """Mining as Ray Data jobs: documents → chunks with vectors → questions → hard negatives. The only Ray of training.
 
-The corpus's vectors are shared through the object store; every miner holds the encoder and the exact index.
+The corpus's vectors are shared through the object store; every miner holds the encoder and the exact index. Users'
+questions (`search_on_ray`) go to their tenant's published index instead, which every worker opens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +15,15 @@ import ray
 from jobs.evaluation.memory_index import MemoryIndex
 from jobs.indexing.pipeline import connect
 from jobs.training.mining import Corpus, Mined, Miner, chunked, corpus_of, passage_table
+from jobs.training.searching import Searcher
 from jobs.training.sources import Judged, Source
 from services.embedding.encoder import Encoder, load_encoder
 from services.settings import Settings
+from tenants.scope import TenantScope
 
 DOCUMENTS_PER_BATCH = 256
 QUESTIONS_PER_BATCH = 512
+SEARCHES_PER_BATCH = 64
 _CPUS = 0.5  # logical: an encoder uses all cores of its node
 
 
@@ -40,6 +45,18 @@ def mine_on_ray(source: Source, embedder: str, settings: Settings) -> Mined:
     )
     passages = passage_table(corpus.passages, source.reserved)
     return Mined(source.name, source.digest, source.licence, passages, _ordered(mined))
+
+
+def search_on_ray(texts: Sequence[str], scope: TenantScope, settings: Settings) -> pa.Table:
+    """What one tenant's published index finds for its users' questions: `searching.FOUND`, in their order."""
+    connect(settings)
+    table = pa.table({"number": range(len(texts)), "text": list(texts)})
+    found = (
+        ray.data.from_arrow(table)
+        .repartition(_blocks(len(texts), SEARCHES_PER_BATCH))
+        .map_batches(_Search, fn_constructor_args=(scope, settings), batch_size=SEARCHES_PER_BATCH, **_actors(settings))
+    )
+    return pa.concat_tables(table for table in ray.get(found.to_arrow_refs()) if table.num_rows).sort_by("number")
 
 
 def _corpus(source: Source, embedder: str, settings: Settings) -> Corpus:
@@ -78,6 +95,16 @@ class _Mine:
     def __call__(self, questions: pa.Table) -> pa.Table:
         found = self._miner.mine([Judged.from_json(text) for text in questions["question"].to_pylist()])
         return found.append_column("number", questions["number"])
+
+
+class _Search:
+    """Asks one tenant's index; holds one retriever for the life of its actor."""
+
+    def __init__(self, scope: TenantScope, settings: Settings) -> None:
+        self._searcher = Searcher(scope, settings)
+
+    def __call__(self, questions: pa.Table) -> pa.Table:
+        return self._searcher.search(questions["number"].to_pylist(), questions["text"].to_pylist())
 
 
 def _encoder(embedder: str, settings: Settings) -> Encoder:

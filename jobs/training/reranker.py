@@ -1,4 +1,4 @@
-"""`python -m jobs.training.reranker --data FOLDER`: train one of Fathom's cross-encoders.
+"""`python -m jobs.training.reranker --data FOLDER | --from-feedback --tenant NAME`: train a cross-encoder.
 
 With `--json` stdout holds one JSON document and nothing else; progress goes to stderr. Ctrl-C and SIGTERM leave a
 checkpoint for `--resume`. Exit codes: 0 done, 1 failed, 130 cancelled, 2 wrong use.
@@ -10,11 +10,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from jobs.command import fail
-from jobs.training.order import ENGINES, ROLES, Order, checked
+from jobs.training.order import ENGINES, ROLES, Order, check_lineage, checked
 from jobs.training.sources import Sample
 from services.control_plane import open_control_plane
 from services.models import BUILTIN
@@ -31,16 +32,16 @@ def run_order(order: Order, settings: Settings, report: Callable[[str], None]) -
     """Run one job in this process; see `job.train`. Torch is loaded here, after the environment it reads is set."""
     checked(order)
     adopt_environment(ENVIRONMENT)
-    from jobs.training.feedback import mine_feedback
+    from jobs.training.feedback import feedback_tenants, mine_all
     from jobs.training.job import train
 
-    mined = []
-    if order.tenant is not None:
-        store = open_control_plane(settings)
-        try:
-            mined = [mine_feedback(store, order.tenant, settings)]
-        finally:
-            store.close()
+    if not order.from_feedback:
+        check_lineage(order, ())
+        return train(order, settings, report)
+    with closing(open_control_plane(settings)) as store:
+        tenants = feedback_tenants(store, order)
+        check_lineage(order, {tenant.name for tenant in tenants})
+        mined = mine_all(store, order, tenants, settings, report)
     return train(order, settings, report, mined)
 
 
@@ -64,7 +65,8 @@ def sentences(result: dict[str, Any]) -> list[str]:
     for name, figures in result["dev"].items():
         best = max(figures, key=lambda blend: figures[blend])
         lines.append(f"  {name}: nDCG@10 {figures['0']:.3f} → {figures[best]:.3f} at w = {best}")
-    lines.append(f"  {result['registered'] or 'not registered'}, MLflow run {result['run_id']}")
+    whose = f", {result['tenant']}'s alone" if result["tenant"] else ""
+    lines.append(f"  {result['registered'] or 'not registered'}{whose}, MLflow run {result['run_id']}")
     return lines
 
 
@@ -82,7 +84,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--dev", action="append", default=[], metavar="FOLDER[:QUESTIONS]", help="a folder that only measures"
     )
-    made.add_argument("--tenant", help="learn from this tenant's feedback, too")
+    made.add_argument("--from-feedback", action="store_true", help="learn from what users clicked and judged")
+    made.add_argument(
+        "--tenant", action="append", default=[], help="whose feedback; several only if each has feedback.pool"
+    )
+    made.add_argument("--pooled", action="store_true", help="feedback of every tenant that has feedback.pool")
     made.add_argument("--base", default=BUILTIN, help="encoder or cross-encoder to start from: any model reference")
     made.add_argument("--layers", type=int, help="keep only its first layers")
     made.add_argument("--teacher", help="cross-encoder whose margins are learned, too: any model reference")
@@ -125,7 +131,9 @@ def _order(options: argparse.Namespace) -> Order:
         role=options.role,
         data=tuple(Sample.parse(one) for one in options.data),
         dev=tuple(Sample.parse(one) for one in options.dev),
-        tenant=options.tenant,
+        from_feedback=options.from_feedback,
+        tenants=tuple(dict.fromkeys(options.tenant)),
+        pooled=options.pooled,
         base=options.base,
         layers=options.layers,
         teacher=options.teacher,

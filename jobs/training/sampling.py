@@ -1,7 +1,8 @@
 """Mined questions → groups of one positive and its negatives, in an order that a seed decides. Pure.
 
 Negatives of a group: HARD of the fused ranks `hard`, MEDIUM from behind them, RANDOM from the whole corpus; what a
-source lacks is made up at random. Sources are mixed by shares, so that a large one does not drown the others.
+source lacks is made up at random. Up to half of the hard ones are what users refused, the worst most often: not all,
+for a user may pass over an answer. Sources are mixed by shares, so that a large one does not drown the others.
 """
 
 from __future__ import annotations
@@ -50,18 +51,23 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One question with its candidates, the positive first; `taught` a teacher's logits of them, NaN = not scored."""
+    """One question with its candidates, the positive first; `taught` a teacher's logits of them, NaN = not scored.
+
+    `weight` is what the group counts in the loss.
+    """
 
     question: Ids
     passages: tuple[Ids, ...]
     taught: tuple[float, ...] = ()
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
     """One source, tokenised. `positives` and `rankings` hold rows of `passages`; `free` the rows not reserved.
 
-    `taught` {row: a teacher's logit} of each question; empty = no teacher at all.
+    `taught` {row: a teacher's logit} of each question; empty = no teacher at all. `refused` rows that users did not
+    want, worst first, and `weights`, of each question; empty = none, and 1.
     """
 
     name: str
@@ -72,6 +78,8 @@ class Pool:
     free: npt.NDArray[np.int64]
     rarity: Float32 = field(repr=False)
     taught: list[dict[int, float]] = field(default_factory=list)
+    refused: list[list[int]] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 def pool_of(mined: Mined, builder: PairBuilder) -> Pool:
@@ -89,6 +97,8 @@ def pool_of(mined: Mined, builder: PairBuilder) -> Pool:
         free=np.flatnonzero(~np.array(mined.passages["reserved"].to_pylist(), dtype=bool)),
         rarity=rarity(passages),
         taught=[_taught(row) for row in rows] if any(row["taught"] for row in rows) else [],
+        refused=[row["refused"] for row in rows],
+        weights=[row["weight"] for row in rows],
     )
 
 
@@ -98,13 +108,19 @@ def _taught(row: Mapping[str, Any]) -> dict[int, float]:
 
 
 def negatives(
-    ranking: Sequence[int], free: npt.NDArray[np.int64], taken: set[int], mix: Mix, chance: np.random.Generator
+    ranking: Sequence[int],
+    free: npt.NDArray[np.int64],
+    taken: set[int],
+    mix: Mix,
+    chance: np.random.Generator,
+    refused: Sequence[int] = (),
 ) -> list[int]:
     """Rows of the negatives of one group, all different, none of `taken` (the relevant ones)."""
     low, high = mix.ranks
-    hard = list(ranking[low - 1 : high])
-    picked = _some(hard, mix.hard, chance)
-    picked += _some(list(ranking[high:]), mix.medium, chance)
+    picked = _worst(refused, (mix.hard + 1) // 2, chance)
+    hard = [row for row in ranking[low - 1 : high] if row not in picked]
+    picked += _some(hard, mix.hard - len(picked), chance)
+    picked += _some([row for row in ranking[high:] if row not in picked], mix.medium, chance)
     known = taken | set(picked)
     for _ in range(50 * mix.size):
         if len(picked) == mix.size - 1 or not len(free):
@@ -141,12 +157,14 @@ class Sampler:
         pool, row = self._question(number)
         positives = pool.positives[row]
         best = positives[int(chance.integers(len(positives)))] if chance.random() < OTHER_POSITIVE else positives[0]
-        rows = [best, *negatives(pool.rankings[row], pool.free, set(positives), self._mix, chance)]
+        refused = pool.refused[row] if pool.refused else ()
+        rows = [best, *negatives(pool.rankings[row], pool.free, set(positives), self._mix, chance, refused)]
         question = pool.questions[row][:MAX_QUESTION]
         most = self._lengths.long if chance.random() < self._lengths.long_share else self._lengths.short
         room = max(1, most - self._frame_size - len(question))
         taught = tuple(pool.taught[row].get(one, math.nan) for one in rows) if pool.taught else ()
-        return Group(question, tuple(window(question, pool.passages[one], room, pool.rarity) for one in rows), taught)
+        texts = tuple(window(question, pool.passages[one], room, pool.rarity) for one in rows)
+        return Group(question, texts, taught, pool.weights[row] if pool.weights else 1.0)
 
     def _question(self, number: int) -> tuple[Pool, int]:
         rounds, place = divmod(number, len(self._cycle))
@@ -163,6 +181,15 @@ def _turns(weights: npt.NDArray[np.float64], length: int = 100) -> list[int]:
         turns.append(int(np.argmax(credit)))
         credit[turns[-1]] -= 1
     return turns
+
+
+def _worst(rows: Sequence[int], count: int, chance: np.random.Generator) -> list[int]:
+    """At most `count` different ones, the first most likely: chances are as 1 : 1/2 : 1/3, and so on."""
+    if not rows:
+        return []
+    odds = 1.0 / np.arange(1, len(rows) + 1)
+    places = chance.choice(len(rows), min(count, len(rows)), replace=False, p=odds / odds.sum())
+    return [int(rows[place]) for place in places]
 
 
 def _some(rows: Sequence[int], count: int, chance: np.random.Generator) -> list[int]:

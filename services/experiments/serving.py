@@ -19,6 +19,7 @@ from tenants.config import TenantConfig
 from tenants.scope import TenantScope, Trial, Variant
 
 _KEPT = 1_024
+PLAIN = "default"  # the variant that changes nothing
 Value = TypeVar("Value")
 
 
@@ -49,10 +50,14 @@ class Variants:
         return replace(control, rival=rival)
 
     def champion(self, scope: TenantScope) -> TenantScope:
-        """The scope under what was promoted last; the plain configuration where nothing was."""
+        """The scope under what was promoted last; the plain configuration where nothing was.
+
+        That one has a name only where there is, or was, something to tell it from.
+        """
         champion = scope.champion
         if champion is None or champion.variant is None:
-            return scope
+            known = champion is not None or scope.trial is not None
+            return replace(scope, variant=Variant(PLAIN)) if known else scope
         config = self._config((scope.uid, champion.number), champion.overrides, scope.config)
         return replace(scope, config=config, variant=Variant(champion.variant))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.cli.compare_verb import lines_of, rows_of, show
-from cluster.cli.comparing import forgetful, read_overrides, resolve
+from cluster.cli.comparing import forgetful, read_overrides, resolve, run_comparison
 from cluster.cli.output import Output
 from jobs.evaluation.answering import Written
 from jobs.evaluation.datasets import Dataset
@@ -185,7 +185,7 @@ def test_refusals_name_the_side(scope, steps, tmp_path):
         compare(dataset(), scope, (PLAIN, Side("odd.yaml", {"quotas": {}})), steps, OFF, Plan())
     with pytest.raises(InvalidInput, match=r"odd\.yaml: .*did you mean rerank\.price"):
         scope_of(scope, Side("odd.yaml", {"rerank": {"prize": 1}}))
-    with pytest.raises(InvalidInput, match="index a second tenant"):
+    with pytest.raises(InvalidInput, match=r"x: .*cannot change embedder"):  # one index, one embedder
         scope_of(scope, Side("x", {"embedder": "other"}))
 
 
@@ -302,3 +302,13 @@ def test_a_comparison_s_scorer_remembers_nothing():
     settings = Settings(redis_url="redis://x", mlflow_tracking_uri="off")
     assert (forgetful(settings).redis_url, forgetful(settings).reranking.cache_bytes) == (None, 0)
     assert forgetful(settings).reranking.models == settings.reranking.models
+
+
+def test_missing_files_and_folders_are_said_before_any_work(tmp_path):
+    file = tmp_path / "queries.jsonl"
+    file.touch()
+    names = ("champion", "champion")
+    with pytest.raises(InvalidInput, match="there is no file"):
+        run_comparison(OFF, names, "acme", file, tmp_path / "none.tsv", Plan())
+    with pytest.raises(InvalidInput, match="there is no folder"):
+        run_comparison(OFF, names, "acme", file, file, Plan(), tmp_path / "none" / "report.html")

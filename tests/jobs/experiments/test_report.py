@@ -182,6 +182,6 @@ def test_numbers(value, text):
 
 
 def test_signs_intervals_and_p():
-    assert (signed(0.031), signed(-1.2), signed(0.0), signed(None)) == ("+0.0310", "−1.20", "+0.0000", "–")
+    assert (signed(0.031), signed(-1.2), signed(0.0), signed(None)) == ("+0.0310", "−1.20", "0", "–")
     assert interval(-0.01, 0.025) == "−0.0100 … +0.0250"
     assert (p_value(0.0342), p_value(0.0001), p_value(1.0), p_value(None)) == ("0.034", "< 0.001", "1.000", "–")

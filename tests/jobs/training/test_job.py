@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from jobs.training.job import ALIAS, EXPERIMENT
-from jobs.training.order import Order, checked
+from jobs.training.order import Order, check_lineage, checked
 from jobs.training.reranker import main, parser, ranks, run_order
 from jobs.training.sources import Sample
 from services import models
@@ -81,6 +81,10 @@ def test_a_job_from_labels_to_the_registry_and_a_small_model_taught_by_it(labell
     ("change", "message"),
     [
         ({"data": ()}, "give --data FOLDER"),
+        ({"tenants": ("acme",)}, "add --from-feedback"),
+        ({"pooled": True}, "add --from-feedback"),
+        ({"from_feedback": True}, "whose feedback"),
+        ({"from_feedback": True, "pooled": True, "tenants": ("acme",)}, "leave --tenant out"),
         ({"budget_minutes": None, "steps": None}, "give a budget"),
         ({"budget_minutes": -1.0}, "more than nothing"),
         ({"steps": 0}, "at least one step"),
@@ -98,10 +102,48 @@ def test_orders_that_cannot_be_are_refused_before_anything_is_loaded(tmp_path, c
         checked(dataclasses.replace(ORDER, **{"data": (Sample(tmp_path),), **change}))
 
 
-def test_no_folder_is_one_sentence_and_exit_code_one(tmp_path, capsys):
+def test_no_folder_is_one_sentence_and_exit_code_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FATHOM_MLFLOW_TRACKING_URI", "off")
     arguments = ["--data", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path), "--work", str(tmp_path / "work")]
     assert main([*arguments, "--no-register"]) == 1
     assert "corpus.jsonl" in capsys.readouterr().err
+
+
+def feedback_order(tmp_path, *tenants, **more):
+    return dataclasses.replace(ORDER, from_feedback=True, tenants=tenants, work=tmp_path / "work", **more)
+
+
+def test_a_model_of_one_tenants_feedback_bears_its_name_and_any_other_is_shared(tmp_path):
+    own = feedback_order(tmp_path, "acme", role="small")
+    assert (own.model_name, own.owner) == ("fathom-rerank-small-acme", "acme")
+    assert own.checkpoints != own.work
+    for shared in (ORDER, feedback_order(tmp_path, "acme", "other"), feedback_order(tmp_path, pooled=True)):
+        assert (shared.model_name, shared.owner) == ("fathom-rerank-large", None)
+        assert shared.checkpoints == shared.work
+
+
+@pytest.mark.parametrize("place", ["base", "teacher"])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "models:/fathom-rerank-large-acme@champion",
+        "models:/fathom-rerank-small-acme/3",
+        "work/fathom-rerank-large-acme",
+    ],
+)
+def test_a_tenants_own_model_teaches_nobody_else(tmp_path, place, reference):
+    order = dataclasses.replace(ORDER, data=(Sample(tmp_path),), **{place: reference})
+    check_lineage(order, {"acme"})
+    for others in ((), ("other",)):
+        with pytest.raises(InvalidInput, match="is acme's alone"):
+            check_lineage(order, others)
+    with pytest.raises(InvalidInput, match="is acme's alone"):
+        run_order(order, Settings(data_dir=str(tmp_path), mlflow_tracking_uri="off"), print)
+
+
+def test_shared_models_teach_everybody():
+    for reference in ("models:/fathom-rerank-large@champion", "builtin-large", "org/model", "work/fathom-rerank-large"):
+        check_lineage(dataclasses.replace(ORDER, base=reference, teacher=reference), ())
 
 
 def test_a_tenant_without_an_index_is_refused(tmp_path):
@@ -113,12 +155,22 @@ def test_a_tenant_without_an_index_is_refused(tmp_path):
     store.create_tenant("acme", TenantConfig())
     store.close()
     with pytest.raises(InvalidInput, match="acme has no published index"):
-        run_order(dataclasses.replace(ORDER, tenant="acme", work=tmp_path / "work"), settings, print)
+        run_order(feedback_order(tmp_path, "acme"), settings, print)
 
 
 def test_help_names_data_teacher_engine_and_budget():
     text = parser().format_help()
-    assert all(flag in text for flag in ("--data", "--teacher", "--engine", "--budget-minutes", "--tenant", "--resume"))
+    flags = (
+        "--data",
+        "--teacher",
+        "--engine",
+        "--budget-minutes",
+        "--from-feedback",
+        "--tenant",
+        "--pooled",
+        "--resume",
+    )
+    assert all(flag in text for flag in flags)
 
 
 def test_the_command_in_the_card_names_no_path_of_this_machine(tmp_path):
@@ -131,6 +183,21 @@ def test_the_command_in_the_card_names_no_path_of_this_machine(tmp_path):
     assert "--hard-ranks 3:40" in command
     again = parser().parse_args(command.removeprefix("python -m jobs.training.reranker ").split())
     assert (again.steps, again.peak, again.hard_ranks) == (30, 3e-3, "3:40")
+
+
+def test_the_command_in_the_card_says_whose_feedback(tmp_path):
+    command = feedback_order(tmp_path, "acme").command()
+    again = parser().parse_args(command.removeprefix("python -m jobs.training.reranker ").split())
+    assert (again.from_feedback, again.tenant, again.pooled) == (True, ["acme"], False)
+    assert "--from-feedback --pooled" in feedback_order(tmp_path, pooled=True).command()
+
+
+def test_a_shared_model_does_not_tell_whose_feedback_it_was(tmp_path):
+    several = feedback_order(tmp_path, "acme", "globex")
+    assert "acme" not in several.command()
+    assert several.params()["tenants"] == 2
+    assert "acme" not in str(several.params())
+    assert feedback_order(tmp_path, "acme").params()["tenants"] == "acme"
 
 
 def test_ranks_are_read_or_refused():

@@ -108,6 +108,15 @@ def test_a_negative_that_the_teacher_likes_is_no_negative(network, builder, pool
     assert progress.curve[0][2] == pytest.approx(positive_alone, abs=0.05)
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.5])
+def test_a_questions_weight_is_in_the_loss_that_is_trained_on(network, builder, pool, tmp_path, weight):
+    plan = Plan(Budget(steps=1), groups=4, slices=2)
+    weighed = replace(pool, weights=[weight] * 10)
+    one, other = (trainer(network, builder, each, tmp_path, plan) for each in (pool, weighed))
+    plain, found = (each.run(lambda _: None, every=1).curve[0][2] for each in (one, other))
+    assert found == pytest.approx(weight * plain, rel=1e-4)
+
+
 def test_a_network_teaches_its_own_logits(network, builder, pool):
     sampler = Sampler([pool], Mix(), Lengths(24, 24, 0.0), builder.specials, seed=4)
     groups = sampler.groups(0, 3)

@@ -43,6 +43,25 @@ def test_ranking_loss_adds_a_fifth_of_the_pointwise():
     assert float(ranking_loss(LOGITS, LABELS, MASK)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_groups_weight_multiplies_its_loss_and_its_gradient():
+    """Weight 2 for the first group, 0 for the second: twice half of what the first alone costs."""
+    weights = torch.tensor([2.0, 0.0])
+    alone = float(listwise(LOGITS[:1], LABELS[:1], MASK[:1]))
+    assert float(listwise(LOGITS, LABELS, MASK, weights)) == pytest.approx(alone, rel=1e-6)
+    first = [1.5 * math.log1p(math.exp(-2.0)), math.log1p(math.exp(0.0)), math.log1p(math.exp(-1.0))]
+    assert float(pointwise(LOGITS, LABELS, MASK, weights)) == pytest.approx(2 * sum(first) / 5, rel=1e-6)
+    logits = LOGITS.clone().requires_grad_()
+    torch.autograd.backward(ranking_loss(logits, LABELS, MASK, weights))
+    assert not logits.grad[1].any()
+    plain = LOGITS.clone().requires_grad_()
+    torch.autograd.backward(ranking_loss(plain, LABELS, MASK))
+    assert torch.allclose(logits.grad[0], 2 * plain.grad[0])
+
+
+def test_weights_of_one_change_nothing():
+    assert float(ranking_loss(LOGITS, LABELS, MASK, torch.ones(2))) == float(ranking_loss(LOGITS, LABELS, MASK))
+
+
 def test_margins_are_learned_whatever_the_common_shift():
     assert float(margin_mse(LOGITS + 7.0, LOGITS, MASK)) == pytest.approx(0.0, abs=1e-9)
     taught = torch.tensor([[2.0, 1.0, -1.0], [0.5, 1.5, 0.0]])

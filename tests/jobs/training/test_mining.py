@@ -1,5 +1,7 @@
 """Mining from the first stage, in this process and on Ray: one order, and nothing reserved among the negatives."""
 
+from dataclasses import replace
+
 import pytest
 
 from jobs.evaluation.memory_index import MemoryIndex
@@ -57,6 +59,16 @@ def test_mined_questions_are_read_as_they_were_written(labelled, encoder, tmp_pa
     assert mined_digest(tmp_path, mined.name) == again.digest == mined.digest
     assert again.questions.equals(mined.questions)
     assert again.passages.equals(mined.passages)
+
+
+def test_what_was_mined_before_there_were_weights_counts_alike(labelled, encoder, tmp_path):
+    mined = mine_source(read_source(Sample(labelled)), encoder)
+    old = replace(mined, questions=mined.questions.drop_columns(["refused", "weight"]))
+    old.save(tmp_path)
+    assert load_mined(tmp_path, mined.name).questions.equals(mined.questions)
+    replace(mined, questions=mined.questions.drop_columns(["fused"])).save(tmp_path)
+    with pytest.raises(InvalidInput, match="mine them again"):
+        load_mined(tmp_path, mined.name)
 
 
 def test_what_was_not_mined_is_an_error(tmp_path):

@@ -39,6 +39,38 @@ def test_hard_ones_come_from_the_given_ranks_and_medium_ones_from_behind():
         assert all(row >= 60 for row in found[3:])
 
 
+@given(
+    refused=st.lists(st.integers(0, 99), unique=True, max_size=8),
+    mix=st.builds(Mix, hard=st.integers(0, 5), medium=st.integers(0, 3), random=st.integers(0, 3)),
+    seed=st.integers(0, 99),
+)
+def test_refused_ones_are_up_to_half_of_the_hard_negatives(refused, mix, seed):
+    ranking = [*range(100, 104), *refused, *range(104, 180)]
+    found = negatives(ranking, np.arange(200), {199}, mix, np.random.default_rng(seed), refused)
+    assert len(found) == len(set(found)) == mix.size - 1
+    sure = min(len(refused), (mix.hard + 1) // 2)
+    assert set(found[:sure]) <= set(refused)
+    assert 199 not in found
+
+
+def test_the_worst_is_refused_most_often_and_all_have_a_turn():
+    drawn = Counter(
+        negatives([], np.arange(0), set(), Mix(hard=1), np.random.default_rng(seed), [7, 8, 9])[0]
+        for seed in range(600)
+    )
+    assert drawn[7] > drawn[8] > drawn[9] > 60
+
+
+def test_a_groups_weight_and_refusals_are_its_questions(pool):
+    weighed = replace(pool, weights=[n / 10 for n in range(10)], refused=[[20 + n] for n in range(10)])
+    sampler = Sampler([weighed], Mix(hard=2, medium=0, random=0), Lengths(99, 99, 0.0), 3, seed=1)
+    for group in sampler.groups(0, 10):
+        number = next(n for n in range(10) if np.array_equal(group.question, pool.questions[n]))
+        assert group.weight == number / 10
+        assert np.array_equal(group.passages[1], pool.passages[20 + number])
+    assert {group.weight for group in Sampler([pool], Mix(), LENGTHS, 3, seed=1).groups(0, 10)} == {1.0}
+
+
 def test_a_short_list_is_filled_from_the_corpus():
     found = negatives([7], np.arange(50), {3}, Mix(hard=4, medium=1, random=1), np.random.default_rng(0))
     assert len(found) == 6
