@@ -175,7 +175,7 @@ def checked(settings: Settings, uid: str, answers: list[tuple[float, str | None,
     """Every answer's record: there, naming the same variant, replaying; and each exposure once."""
     reader = AuditReader(Database(settings.audit_url))
     records = {one["query_id"]: one for one in reader.export(uid) if one.get("state") == "complete"}
-    wrong = {"missing": 0, "other_variant": 0, "not_replayed": 0, "by_a_plain_configuration": 0}
+    wrong = {"missing": 0, "other_variant": 0, "not_replayed": 0, "without_a_name": 0}
     for _, variant, query_id in answers:
         record = records.get(query_id)
         if record is None:
@@ -183,7 +183,7 @@ def checked(settings: Settings, uid: str, answers: list[tuple[float, str | None,
             continue
         told = record["variant"]["name"] if record["variant"] else None
         wrong["other_variant"] += told != variant
-        wrong["by_a_plain_configuration"] += told is None
+        wrong["without_a_name"] += told is None
         wrong["not_replayed"] += not replay(record).identical
     exposed = [row.query_id for row in reader.outcomes(uid, experiment="life")]
     named = sum(variant is not None and record_in(records, query_id) for _, variant, query_id in answers)

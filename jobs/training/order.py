@@ -81,7 +81,7 @@ class Order:
         return self.work / f"of-{self.owner}" if self.owner else self.work
 
     def params(self) -> dict[str, Any]:
-        """Everything that decides the result, for the run's record; folders by name, several tenants by their number."""
+        """Everything that decides the result, for the run's record; folders by name, several tenants by number."""
         told = {name: self._shown(name) for name in asdict(self) if name not in _NOT_DECIDING}
         return told if self.owner else told | {"tenants": len(self.tenants)}
 
