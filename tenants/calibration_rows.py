@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -26,6 +26,7 @@ from tenants.scope import Champion, TenantScope, Trial
 from tenants.tables import CALIBRATIONS, DRIFT
 
 KEPT = 20  # versions of one tenant
+EARLIER = 3  # profiles of other models that are served beside the newest
 
 Change = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 
@@ -50,6 +51,7 @@ class Calibrated:
     alarms: Mapping[str, str] = field(default_factory=dict)
     champion: Champion | None = None
     trial: Trial | None = None
+    earlier: tuple[Mapping[str, Any], ...] = ()
 
 
 class CalibrationRows(Rows):
@@ -98,10 +100,11 @@ class CalibrationRows(Rows):
             number = connection.execute(select(func.max(CALIBRATIONS.c.number)).where(ours)).scalar_one() or 0
             champion, trial = live(connection, tenant)
             if known is not None and known.number == number:
-                return Calibrated(number, known.profile, alarms, champion, trial)
-            query = select(CALIBRATIONS.c.profile).where(CALIBRATIONS.c.number == number)
-            text = connection.execute(query).scalar_one_or_none()
-        return Calibrated(number, None if text is None else json.loads(text), alarms, champion, trial)
+                return Calibrated(number, known.profile, alarms, champion, trial, known.earlier)
+            query = select(CALIBRATIONS.c.profile).where(ours).order_by(CALIBRATIONS.c.version.desc())
+            profiles = [json.loads(text) for text in connection.execute(query).scalars()]
+        newest = profiles[0] if profiles else None
+        return Calibrated(number, newest, alarms, champion, trial, _of_other_models(profiles))
 
     def scope_of(self, tenant: Tenant, root: str) -> TenantScope:
         """The tenant's scope for a job or a command; the gateway uses `CalibrationCache`."""
@@ -178,4 +181,13 @@ def filled(tenant: Tenant, root: str, found: Calibrated) -> TenantScope:
         alarms=found.alarms,
         champion=found.champion,
         trial=found.trial,
+        earlier=found.earlier,
     )
+
+
+def _of_other_models(profiles: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """The newest profile of each set of models but the newest one's: variants of a tenant may score by others."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for profile in profiles:
+        found.setdefault(to_json({"models": profile.get("models")}), profile)
+    return tuple(found.values())[1 : 1 + EARLIER]

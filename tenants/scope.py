@@ -108,7 +108,8 @@ class TenantScope:
 
     `root` is the platform's data root (a local path or `s3://…`); everything of the tenant's lies below
     `base`, whose name is random and never user input. `calibration` is the tenant's own reranking profile (JSON; None =
-    the pooled one that ships), `alarms` {group: certificate id} the certificates that the drift alarm has voided.
+    the pooled one that ships), `alarms` {group: certificate id} the certificates that the drift alarm has voided,
+    `earlier` the newest profiles of other cross-encoders, for variants that score by them.
     `champion` and `trial` say which variants there are; `variant` is the one that `config` belongs to. `rival` is
     the other arm of an interleaved or shadowed question.
     """
@@ -121,6 +122,7 @@ class TenantScope:
     calibration: Mapping[str, Any] | None = None
     alarms: Mapping[str, str] = field(default_factory=dict)
     shared: tuple[Shared, ...] = ()
+    earlier: tuple[Mapping[str, Any], ...] = ()
     champion: Champion | None = None
     trial: Trial | None = None
     variant: Variant = Variant()

@@ -1,4 +1,4 @@
-"""`fathom ab create | list | show | ramp | compare | stop | promote | rollback`: experiments on tenants' variants."""
+"""`fathom ab create | list | show | ramp | compare | stop | promote | rollback | improve`: experiments on variants."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cluster.cli.compare_verb import compare
+from cluster.cli.improve_verb import improve
 from cluster.cli.options import DataDir, Json, read_settings
 from cluster.cli.output import Output
 from tenants.errors import InvalidInput
@@ -41,7 +42,7 @@ class UnitChoice(StrEnum):
 def build() -> typer.Typer:
     """The family as an app of its own."""
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-    for verb in (create, show, ramp, compare, stop, promote, rollback):
+    for verb in (create, show, ramp, compare, stop, promote, rollback, improve):
         app.command()(verb)
     app.command("list")(list_experiments)
     return app

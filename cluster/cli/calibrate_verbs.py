@@ -20,6 +20,9 @@ def calibrate(
     tenant: Tenant,
     queries: Annotated[Path | None, typer.Option(help="JSONL: _id, text.", metavar="FILE")] = None,
     qrels: Annotated[Path | None, typer.Option(help="TSV: query-id, corpus-id, score.", metavar="FILE")] = None,
+    from_feedback: Annotated[
+        bool, typer.Option("--from-feedback", help="On its users' clicks and judgements.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many questions.", min=1)] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -32,7 +35,7 @@ def calibrate(
     """
     from cluster.cli.calibration import run_calibration
 
-    report = run_calibration(read_settings(data_dir), tenant, queries, qrels, limit)
+    report = run_calibration(read_settings(data_dir), tenant, queries, qrels, limit, from_feedback=from_feedback)
     Output(json).result(report, *lines_of(report))
 
 

@@ -23,9 +23,17 @@ REDRAW_S = 0.2
 
 
 def run_calibration(
-    settings: Settings, tenant: str, queries: Path | None, qrels: Path | None, limit: int | None
+    settings: Settings,
+    tenant: str,
+    queries: Path | None,
+    qrels: Path | None,
+    limit: int | None,
+    *,
+    from_feedback: bool = False,
 ) -> dict[str, Any]:
     """The report of `jobs.calibration.job.calibrate`. Raises `InvalidInput` for a missing file."""
+    if from_feedback and (queries or qrels):
+        raise InvalidInput("--from-feedback takes no files; give one or the other")
     for path in (queries, qrels):
         if path is not None and not path.is_file():
             raise InvalidInput(f"there is no file {path}; check the path")
@@ -33,11 +41,12 @@ def run_calibration(
     # Loaded after the environment is set: Ray reads it at import.
     from jobs.calibration.job import calibrate
     from jobs.calibration.pipeline import collect
-    from jobs.calibration.questions import read_questions
+    from jobs.calibration.questions import read_feedback, read_questions
 
     store = open_control_plane(settings)
     owner = store.get_tenant(tenant_name(tenant))
-    questions = read_questions(settings, owner, queries, qrels).first(limit)
+    asked = read_feedback(settings, store, owner) if from_feedback else read_questions(settings, owner, queries, qrels)
+    questions = asked.first(limit)
     with shown_pace(tenant) as show:
         return calibrate(questions, store.scope_of(owner, settings.root), store, settings, collect, show)
 

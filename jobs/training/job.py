@@ -31,7 +31,7 @@ from jobs.training.plots import curve_figure, dev_figure
 from jobs.training.sampling import Lengths, Mix, Sampler, pool_of
 from jobs.training.schedule import Budget
 from jobs.training.sources import Source, read_dev_source, read_source
-from services.models import locate, tokenizer_folder
+from services.models import BUILTIN, locate, tokenizer_folder
 from services.reranking.checkpoint import complete_folder
 from services.settings import Settings
 from tenants.errors import InvalidInput
@@ -56,8 +56,9 @@ class Base:
 def train(order: Order, settings: Settings, report: Report, mined: Sequence[Mined] = ()) -> dict[str, Any]:
     """Run one job; `mined` are questions that were mined elsewhere, such as a tenant's feedback.
 
-    Returns what was made: the folder, dev figures, run id and registered version. Raises `InvalidInput` for an
-    order or data that cannot be used and `Cancelled` after an interruption, with a checkpoint in `order.checkpoints`.
+    Returns what was made: the folder, dev figures (and those of the cross-encoder `before`), run id and registered
+    version. Raises `InvalidInput` for an order or data that cannot be used and `Cancelled` after an interruption, with
+    a checkpoint in `order.checkpoints`.
     """
     checked(order)
     params = order.params() | {"machine": machine(order.engine), "command": order.command()}
@@ -69,7 +70,8 @@ def train(order: Order, settings: Settings, report: Report, mined: Sequence[Mine
         dev = _measure(order, base, network, [*found, *others], report)
         folder = _export(order, base, network, found, progress, dev)
         made = _record(order, tracked, folder, progress, dev, found)
-    return made | _outcome(order, tracked)
+        before = _before(order, base, [*found, *others])
+    return made | {"before": _shown(before)} | _outcome(order, tracked)
 
 
 def mine(source: Source, order: Order, settings: Settings, report: Report) -> Mined:
@@ -164,6 +166,18 @@ def _measure(order: Order, base: Base, network: PreTrainedModel, found: Sequence
     return best[2]
 
 
+def _before(order: Order, base: Base, found: Sequence[Mined]) -> Dev:
+    """The same dev figures of the cross-encoder that the training went on from; none of a mere encoder."""
+    if order.base == BUILTIN:
+        return {}
+    checks = {one.name: rows for one in found if (rows := _checks(order, base, one))}
+    return {name: by_blend(rows, score_checks(base.network, base.builder, rows)) for name, rows in checks.items()}
+
+
+def _shown(dev: Dev) -> dict[str, dict[str, float]]:
+    return {name: {f"{blend:g}": round(value, 4) for blend, value in by.items()} for name, by in dev.items()}
+
+
 def _checks(order: Order, base: Base, one: Mined) -> list[Check]:
     return checks_of(one, base.builder, order.dev_depth, order.dev_questions, order.long_tokens)
 
@@ -223,7 +237,7 @@ def _record(
         "pairs": progress.pairs,
         "steps": progress.step,
         "seconds": round(progress.elapsed, 1),
-        "dev": {name: {f"{blend:g}": round(value, 4) for blend, value in by.items()} for name, by in dev.items()},
+        "dev": _shown(dev),
     }
 
 

@@ -158,9 +158,7 @@ class AdaptiveReranker:
         spent_ms: float,
     ) -> Terms:
         wanted = scope.config.rerank
-        profile, digest = self._profiles.of(scope.calibration)
-        if not (calibrated := profile.fits({role: one.revision for role, one in models.items()})):
-            profile, digest = self._profiles.of_nobody
+        profile, digest, calibrated = self._profile(scope, models)
         group = group_of(wanted.criticality, scope.config.languages[0])
         stands = standing(profile.groups, group, _conditions(scope, models), self._now(), scope.alarms)
         price, certificate, why = stands.price, stands.certificate, stands.reason
@@ -172,6 +170,15 @@ class AdaptiveReranker:
         held = certificate if certificate is not None and price <= certificate.price else None
         limits = Limits(depth, budget, self._quota.left(scope))
         return Terms(wish, profile, digest, group, price, limits, held, why, calibrated)
+
+    def _profile(self, scope: TenantScope, models: Mapping[Role, CrossEncoderFacts]) -> tuple[Profile, str, bool]:
+        """The newest profile that was learned with these models; else what is assumed of any, and False."""
+        revisions = {role: one.revision for role, one in models.items()}
+        for known in (scope.calibration, *scope.earlier, None):
+            profile, digest = self._profiles.of(known)
+            if profile.fits(revisions):
+                return profile, digest, True
+        return (*self._profiles.of_nobody, False)
 
 
 class _Profiles:
