@@ -8,9 +8,9 @@ ratio         the treatment's share at 50 : 50 and 90 : 10: whether the configur
               99.9 % interval of the observed one
 sticky        a digest of all assignments of 10^5 users here and in processes of their own with other hash seeds: what a
               restart or another replica computes
-ramps         of those who took part at one ramp, how many have another arm, or none, at the next; at the last of them
-              with a holdout of .1, how many of the held out were ever enrolled
-independence  chi-square p of the arms of two experiments, of the arm and the ramp (in tenths), of two experiments' ramps
+ramps         with a holdout of .1: of those who took part at one ramp, how many have another arm, or none, at the next,
+              and how many of the held out were ever enrolled
+independence  chi-square p: the arms of two experiments, the arm and the ramp (in tenths), the ramps of two experiments
 many          SALTS experiments over a tenth of the users: the shares of p < .01 among the pairs' chi-square tests of
               independence and among each one's binomial test of 50 : 50 (both expected to be .01)
 """

@@ -25,6 +25,7 @@ from services.experiments.metrics import METRICS
 from services.experiments.spec import Spec
 
 UNPLANNED = 20_000  # units that widths are tuned for until something is known to plan with
+GUARD_UNITS = 500  # units that guardrails are tuned for, at least
 PLAN_AFTER = 200  # units after which the plan is made of what was seen
 
 
@@ -89,7 +90,7 @@ def analyse(spec: Spec, seen: Observations) -> Analysis:
         effects[metric] = {names[one.treatment]: one for one in found}
     ratio = mismatch(seen.exposed, share)
     return Analysis(
-        verdict=decide(spec, effects, ratio, len(seen.arm), planned),
+        verdict=decide(spec, effects, ratio, len(seen.arm), planned, _guards(spec, seen, planned)),
         units=len(seen.arm),
         open_units=seen.open_units,
         exposed=dict(zip(names, seen.exposed, strict=True)),
@@ -99,6 +100,16 @@ def analyse(spec: Spec, seen: Observations) -> Analysis:
         effects=effects,
         examples=seen.examples,
     )
+
+
+def _guards(spec: Spec, seen: Observations, planned: int) -> dict[str, dict[str, Effect]]:
+    """What may not be worse, in sequences that are narrowest early: a broken arm must not wait for the planned size."""
+    tuned = min(planned, max(GUARD_UNITS, planned // 20))
+    names, found = [arm.name for arm in spec.arms], {}
+    for metric in dict.fromkeys((spec.metric, *(rail.metric for rail in spec.guardrails))):
+        one = effect(seen.arm, seen.value[metric], seen.covariate[metric], shares(spec), spec.alpha, tuned)
+        found[metric] = {names[each.treatment]: each for each in one}
+    return found
 
 
 def plan(spec: Spec, seen: Observations) -> int | None:

@@ -74,18 +74,23 @@ class Verdict:
         return {**asdict(self), "harmful": list(self.harmful), "evidence": evidence}
 
 
-def decide(spec: Spec, effects: Effects, mismatch: Mismatch, units: int, planned: int) -> Verdict:
+def decide(
+    spec: Spec, effects: Effects, mismatch: Mismatch, units: int, planned: int, guards: Effects | None = None
+) -> Verdict:
     """The verdict of this look.
 
     effects    {metric: {arm: its Effect}}, without the control; what is missing is no evidence
+    guards     the same, tuned for fewer units: great harm shows long before the planned size; None = `effects`
     units      over all arms, of those that have closed
     planned    units over all arms to decide by
 
     Raises `ValueError` when an effect was measured at a larger α than its part of the spec's.
     """
+    guards = effects if guards is None else guards
     _check(spec, effects)
+    _check(spec, guards)
     reached = units >= planned
-    evidence = tuple(_evidence(spec, effects, reached))
+    evidence = tuple(_evidence(spec, guards, reached))
     harmful = tuple(dict.fromkeys(one.arm for one in evidence if one.violated))
     word, arm, reason = _word(spec, effects.get(spec.metric, {}), evidence, mismatch, reached)
     progress = f"{units:,} of {planned:,} planned units"

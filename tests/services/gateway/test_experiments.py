@@ -268,7 +268,7 @@ async def test_a_dry_run_plans_from_the_tenants_own_past(world: World, acme) -> 
 
 async def test_a_harmful_arm_is_stopped_without_anybody(world: World, acme) -> None:
     await create(world, metric="clicked", window_s=60)
-    for number in range(420):
+    for number in range(260):
         body = await search(world, acme, user=str(number))
         if body["variant"] == "nearest/control" and number % 3:
             clicked = {"query_id": body["query_id"], "clicked": [body["results"][0]["chunk_id"]]}
