@@ -89,7 +89,7 @@ def decision_lines(found: Mapping[str, Any], *, explain: bool) -> list[str]:
     spent = ", ".join(f"{name} {value:.0f}" for name, value in times.items() if name != "total")
     lines = [
         f"  rerank: {rerank['decision']}, {rerank['pairs']} of {rerank['candidates']} pairs scored. {rerank['reason']}",
-        f"  cost:   {times['total']:.0f} ms ({spent}); index version {found['index_version']}; {found['query_id']}",
+        f"  cost:   {times['total']:.0f} ms ({spent}); {_by(found)}; {found['query_id']}",
     ]
     if found["degraded"]:
         lines.append(f"  degraded: {', '.join(found['degraded'])}")
@@ -165,3 +165,9 @@ def _place(citation: Mapping[str, Any]) -> str:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= QUOTE_CHARS else line[: QUOTE_CHARS - 1] + "…"
+
+
+def _by(found: Mapping[str, Any]) -> str:
+    """The version that answered, and which variant, where there are several."""
+    version = f"index version {found['index_version']}"
+    return f"{version}; variant {found['variant']}" if found["variant"] else version
