@@ -24,6 +24,7 @@ from services.experiments.assignment import shares
 from services.experiments.metrics import METRICS
 from services.experiments.spec import Spec
 
+MEANS_UNITS = 1_000  # questions that means are tuned for: a ranking is told from another one by few clicks
 UNPLANNED = 20_000  # units that widths are tuned for until something is known to plan with
 GUARD_UNITS = 500  # units that guardrails are tuned for, at least
 PLAN_AFTER = 200  # units after which the plan is made of what was seen
@@ -129,7 +130,7 @@ def compare_means(spec: Spec, means: Sequence[tuple[str, Float64, float]], decis
 
     `decisive` is the mean that decides (higher is better for the rival); None = nothing does, it is watched.
     """
-    planned = spec.planned or UNPLANNED
+    planned = spec.planned or MEANS_UNITS
     found = [_mean(name, values, against, spec.alpha, planned) for name, values, against in means]
     rival, units = spec.arms[1].name, max((one.units for one in found), default=0)
     word, arm, reason = "collecting", None, "Nothing is certain yet"

@@ -35,7 +35,9 @@ def look_at(store: Store, audit: AuditReader, experiment: Experiment, now: datet
         return _shadow(spec, outcomes)
     judgements = [one for one in _judgements(store, experiment) if one.at_ms <= until_ms]
     if spec.kind == "interleaving":
-        return compare_means(spec, [(CREDIT, mean_credits(outcomes, judgements), 0.5)], CREDIT)
+        return compare_means(
+            spec, [(CREDIT, mean_credits(spec, outcomes, judgements, until_ms, ended=ended), 0.5)], CREDIT
+        )
     past = _past(audit, experiment, outcomes)
     return analyse(spec, observe(spec, outcomes, judgements, past, until_ms, ended=ended))
 

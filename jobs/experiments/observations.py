@@ -68,18 +68,12 @@ def observe(
     ended: bool = False,
 ) -> Observations:
     """`past` {unit: its values before the experiment}. A unit that was seen in two arms stays with the first."""
-    said: dict[str, list[Judgement]] = defaultdict(list)
-    for one in judgements:
-        said[one.query_id].append(one)
-    units: dict[str, list[StoredOutcome]] = defaultdict(list)
-    for row in outcomes:
-        units[row.unit].append(row)
+    said, units = by_query(judgements), by_unit(outcomes)
     place = {arm.name: number for number, arm in enumerate(spec.arms)}
     exposed, questions = [0] * len(place), [0] * len(place)
     closed: list[tuple[float, str, int, Values]] = []
     examples: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for unit, rows in units.items():
-        rows.sort(key=lambda row: row.at_ms)
         arm = place.get(rows[0].arm)
         if arm is None:
             continue
@@ -104,17 +98,34 @@ def observe(
     )
 
 
-def mean_credits(outcomes: Iterable[StoredOutcome], judgements: Iterable[Judgement]) -> Float64:
-    """(n,) float64 of an interleaved experiment: each unit's mean credit in [0, 1], by its first question."""
+def mean_credits(
+    spec: Spec, outcomes: Iterable[StoredOutcome], judgements: Iterable[Judgement], now_ms: int, *, ended: bool = False
+) -> Float64:
+    """(n,) float64 of an interleaved experiment: each closed unit's mean credit in [0, 1], in the order of closing."""
+    said = by_query(judgements)
+    closed: list[tuple[float, str, float]] = []
+    for unit, rows in by_unit(outcomes).items():
+        closes = rows[0].at_ms + spec.window_s * 1000
+        if closes <= now_ms or ended:
+            values = [_credit(row, said, closes) for row in rows if row.at_ms <= closes]
+            closed.append((closes, unit, float(np.mean(values))))
+    return np.array([value for *_, value in sorted(closed)], np.float64)
+
+
+def by_query(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:
+    """Judgements by the question that they are about."""
     said: dict[str, list[Judgement]] = defaultdict(list)
     for one in judgements:
         said[one.query_id].append(one)
-    units: dict[str, list[float]] = {}
+    return said
+
+
+def by_unit(outcomes: Iterable[StoredOutcome]) -> dict[str, list[StoredOutcome]]:
+    """Questions by unit, each unit's in the order of asking."""
+    units: dict[str, list[StoredOutcome]] = defaultdict(list)
     for row in sorted(outcomes, key=lambda row: (row.at_ms, row.query_id)):
-        shown, teams = row.values["shown"], row.values.get("teams", [])
-        clicked = {shown.index(chunk) for chunk in _clicked(said[row.query_id]) if chunk in shown}
-        units.setdefault(row.unit, []).append(credit(teams, clicked))
-    return np.array([float(np.mean(values)) for values in units.values()], np.float64)
+        units[row.unit].append(row)
+    return units
 
 
 def pairs_of(outcomes: Iterable[StoredOutcome], spec: Spec) -> tuple[dict[str, Float64], dict[str, Float64]]:
@@ -167,6 +178,12 @@ def _told(row: StoredOutcome, heard: Sequence[Judgement]) -> Values:
         "liked": float(last > 0),
         "disliked": float(last < 0),
     }
+
+
+def _credit(row: StoredOutcome, said: Mapping[str, Sequence[Judgement]], until_ms: float) -> float:
+    shown, teams = row.values["shown"], row.values.get("teams", [])
+    heard = [one for one in said.get(row.query_id, ()) if one.at_ms <= until_ms]
+    return credit(teams, {shown.index(chunk) for chunk in _clicked(heard) if chunk in shown})
 
 
 def _clicked(heard: Sequence[Judgement]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import gammaln
+from scipy.stats import binom
 
 from jobs.experiments.ratio import CONCENTRATIONS, mismatch, mismatch_series
 
@@ -50,6 +51,14 @@ def test_the_series_ends_at_the_counts(arms: list[int]) -> None:
 def test_the_capital_is_spread_in_full() -> None:
     assert sum(capital for _, capital in CONCENTRATIONS) == 1.0
     assert mismatch([0, 0], [0.5, 0.5]).e_value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_the_capital_is_one_in_expectation(share: float) -> None:
+    """Exactly, over every count that 500 units can give: by Ville no more than 1 % of runs ever pass 100."""
+    chances = binom.pmf(np.arange(501), 500, share)
+    capital = [mismatch([500 - hits, hits], [1 - share, share]).e_value for hits in range(501)]
+    assert float(chances @ np.array(capital)) == pytest.approx(1.0, abs=1e-7)
 
 
 def test_false_alarms_at_any_look() -> None:

@@ -148,7 +148,7 @@ async def test_one_experiment_after_the_other_builds_on_what_was_promoted(world:
 
 
 async def test_an_interleaved_list_credits_clicks_and_replays(world: World, acme) -> None:
-    await create(world, kind="interleaving")
+    await create(world, kind="interleaving", window_s=60)
     credited = 0
     for number in range(6):
         body = await search(world, acme, user=str(number), top_k=12)
@@ -163,6 +163,7 @@ async def test_an_interleaved_list_credits_clicks_and_replays(world: World, acme
             clicked = {"query_id": body["query_id"], "clicked": [mine]}
             assert (await world.client.post("/t/acme/v1/feedback", json=clicked, headers=acme)).status_code == 204
     assert credited == 6
+    await world.client.post("/admin/v1/experiments/nearest/stop", json={}, headers=world.operator)  # closes the windows
     shown = (await world.client.get("/admin/v1/experiments/nearest", headers=world.operator)).json()
     (mean,) = shown["analysis"]["means"]
     assert (mean["name"], mean["mean"], mean["units"]) == ("credit", 1.0, 6)
