@@ -88,16 +88,19 @@ def trained(options: argparse.Namespace, settings: Settings, base: str) -> Train
 
 
 def certified(options: argparse.Namespace, store: Store, settings: Settings, config: TenantConfig) -> dict[str, Any]:
-    """Calibrate that configuration's cross-encoders on the tenant's clicks; what serves keeps its own calibration."""
+    """Calibrate that configuration's cross-encoders on the tenant's clicks; others keep their calibration."""
     from jobs.calibration.job import calibrate
     from jobs.calibration.pipeline import collect
     from jobs.calibration.progress import Paced
-    from jobs.calibration.questions import read_feedback
+    from jobs.calibration.questions import read_feedback, read_questions
 
     tenant = store.get_tenant(tenant_name(options.tenant))
     scope = replace(store.scope_of(tenant, settings.root), config=config)
-    questions = read_feedback(settings, store, tenant).first(options.certify_on)
-    return calibrate(questions, scope, store, settings, collect, Paced(tell))
+    try:
+        questions = read_feedback(settings, store, tenant)
+    except InvalidInput:  # nobody clicked: what is bounded then is the disagreement with the full rerank
+        questions = read_questions(settings, tenant, None, None)
+    return calibrate(questions.first(options.certify_on), scope, store, settings, collect, Paced(tell))
 
 
 def wishes_of(options: argparse.Namespace) -> Wishes:

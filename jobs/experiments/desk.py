@@ -70,6 +70,11 @@ class Desk:
         self._cost_s: dict[str, float] = {}
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="fathom-mlflow")  # one: nothing is told twice at once
 
+    @property
+    def root(self) -> str:
+        """Where the tenants' data lies."""
+        return self._settings.root
+
     def create(self, raw: object, actor: str, *, dry_run: bool = False) -> dict[str, Any]:
         """Start an experiment; `dry_run` only checks it and plans its size.
 

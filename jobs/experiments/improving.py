@@ -4,19 +4,22 @@
 
 `advance` does what is due and says why it stops there; a scheduler calls it again. Where it stands is read from the
 control plane, so a pass may be killed at any moment: the next one goes on, and what was begun twice is harmless. Each
-gate that fails ends the round with its reason, and the champion stays.
+gate that fails ends the round with its reason, and the champion stays. A certificate that the corpus or the traffic has
+outgrown is renewed first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from jobs.experiments.desk import Desk
+from jobs.experiments.freshness import stale
 from services.experiments.spec import overridden
 from tenants.config import TenantConfig
+from tenants.corpus.release import pinned
 from tenants.errors import FathomError, InvalidInput
 from tenants.experiment_rows import RUNNING, Experiment
 from tenants.records import Tenant
@@ -24,7 +27,7 @@ from tenants.store import Store
 
 ACTOR = "loop"
 PREFIX = "loop-"
-Stage = Literal["gathering", "waiting", "untrained", "no_gain", "testing", "rejected", "promoted"]
+Stage = Literal["recertified", "gathering", "waiting", "untrained", "no_gain", "testing", "rejected", "promoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,10 @@ def advance(store: Store, desk: Desk, wishes: Wishes, train: Train, certify: Cer
     if running:
         return _judged(desk, running[0])
     since = ours[0].created_at if ours else tenant.created_at
+    if (why := stale(pinned(store.scope_of(tenant, desk.root)), datetime.now(UTC))) is not None:
+        fresh = _certified(certify, serving_config(store, tenant))
+        if fresh is not None:
+            return Step("recertified", f"the certificate was renewed, for {why}", False, {"certified": fresh})
     told = _judgements(store, tenant, since)
     if told < wishes.feedback:
         return _stop("gathering", f"{told} of {wishes.feedback} judgements since {since:%Y-%m-%d %H:%M}")
@@ -151,9 +158,10 @@ def prefix_of(tenant: Tenant) -> str:
 def _certified(certify: Certify, config: TenantConfig) -> str | None:
     """The certificate of the challenger; without one it is reranked in full, up to the latency budget."""
     try:
-        return str(certify(config).get("certificate"))
+        made = certify(config).get("certificate")
     except FathomError:
         return None
+    return None if made is None else str(made)
 
 
 def _judgements(store: Store, tenant: Tenant, since: datetime) -> int:
