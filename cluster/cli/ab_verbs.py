@@ -1,4 +1,4 @@
-"""`fathom ab create | list | show | ramp | compare | stop | promote | rollback | improve`: experiments on variants."""
+"""`fathom ab create | list | show | ramp | compare | stop | promote | rollback | delete | improve`: experiments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from cluster.cli.compare_verb import compare
 from cluster.cli.improve_verb import improve
-from cluster.cli.options import DataDir, Json, read_settings
+from cluster.cli.options import DataDir, Json, Yes, read_settings
 from cluster.cli.output import Output
 from tenants.errors import InvalidInput
 
@@ -42,7 +42,7 @@ class UnitChoice(StrEnum):
 def build() -> typer.Typer:
     """The family as an app of its own."""
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
-    for verb in (create, show, ramp, compare, stop, promote, rollback, improve):
+    for verb in (create, show, ramp, compare, stop, promote, rollback, delete, improve):
         app.command()(verb)
     app.command("list")(list_experiments)
     return app
@@ -171,8 +171,11 @@ def promote(
     """
     ended = _desk(data_dir).promote(name, ACTOR, arm)
     served = ended["outcome"]["arm"]
-    told = "a new cross-encoder is reranked in full until `fathom calibrate` certifies it"
-    Output(json).result(ended, f"{name}/{served} serves {' '.join(ended['tenants'])}; {told}")
+    arms = {one["name"]: one["overrides"] for one in ended["spec"]["arms"]}
+    lines = [f"{name}/{served} serves {' '.join(ended['tenants'])}"]
+    if "rerankers" in arms[served]:
+        lines.append("its cross-encoder is asked for every candidate until `fathom calibrate` certifies it")
+    Output(json).result(ended, *lines)
 
 
 def rollback(name: Name, data_dir: DataDir = None, json: Json = False) -> None:
@@ -182,6 +185,16 @@ def rollback(name: Name, data_dir: DataDir = None, json: Json = False) -> None:
     """
     changed = _desk(data_dir).rollback(name, ACTOR)
     Output(json).result(changed, f"{name} is rolled back for {' '.join(changed['tenants'])}")
+
+
+def delete(name: Name, yes: Yes = False, data_dir: DataDir = None, json: Json = False) -> None:
+    """Forget an experiment that has ended; what was promoted stays, and so does what MLflow holds.
+
+    Example: `fathom ab delete cheaper --yes`
+    """
+    if not yes:
+        raise InvalidInput("its outcome and its spec are gone afterwards; say --yes")
+    Output(json).result(_desk(data_dir).delete(name), f"{name} is deleted")
 
 
 def _desk(data_dir: Path | None) -> Desk:

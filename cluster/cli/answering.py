@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.cli.attaching import attached
 from cluster.cli.calibration import shown_pace
 from services.control_plane import open_control_plane
+from services.experiments.serving import Variants
 from services.settings import Settings
 from tenants.ids import tenant_name
 
@@ -24,7 +25,7 @@ def run_answers(settings: Settings, tenant: str, questions: Path, out: Path, ask
 
     store = open_control_plane(settings)
     try:
-        scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
+        scope = Variants().champion(store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root))
         with shown_pace(tenant) as show:
             return answer_file(questions, out, scope, settings, ask, answers, show)
     finally:

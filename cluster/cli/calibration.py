@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.cli.attaching import attached
 from cluster.cli.progress import duration
 from services.control_plane import open_control_plane
+from services.experiments.serving import Variants
 from services.settings import Settings
 from tenants.errors import InvalidInput
 from tenants.ids import tenant_name
@@ -48,7 +49,8 @@ def run_calibration(
     asked = read_feedback(settings, store, owner) if from_feedback else read_questions(settings, owner, queries, qrels)
     questions = asked.first(limit)
     with shown_pace(tenant) as show:
-        return calibrate(questions, store.scope_of(owner, settings.root), store, settings, collect, show)
+        scope = Variants().champion(store.scope_of(owner, settings.root))
+        return calibrate(questions, scope, store, settings, collect, show)
 
 
 @contextmanager

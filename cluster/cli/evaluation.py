@@ -10,6 +10,7 @@ from jobs.evaluation.datasets import load_dataset
 from jobs.evaluation.pipeline import Plan, Unrecorded, evaluate
 from services.control_plane import open_control_plane
 from services.evidence.extract import ExtractiveAnswerer
+from services.experiments.serving import Variants
 from services.query import Steps
 from services.reranking.adaptive import AdaptiveReranker
 from services.reranking.local import Uncounted, open_scorer
@@ -30,7 +31,7 @@ def run_evaluation(settings: Settings, tenant: str, queries: Path, qrels: Path, 
     settings = attached(settings)
     dataset = load_dataset(queries, qrels)
     store = open_control_plane(settings)
-    scope = store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root)
+    scope = Variants().champion(store.scope_of(store.get_tenant(tenant_name(tenant)), settings.root))
     retriever = open_retriever(settings)
     scorer = open_scorer(settings, [scope.config.rerankers.small, scope.config.rerankers.large], Uncounted())
     answerer = generating(settings, retriever, plan.generators) if plan.answers else ExtractiveAnswerer(retriever)

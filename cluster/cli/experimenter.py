@@ -65,6 +65,10 @@ class HttpDesk:
         """See `ports.Desk`."""
         return dict(self._client.call("POST", _path(name, "rollback")))
 
+    def delete(self, name: str) -> Mapping[str, Any]:
+        """See `ports.Desk`."""
+        return dict(self._client.call("DELETE", _path(name)))
+
     def look(self) -> None:
         """The platform looks by itself."""
 

@@ -21,6 +21,7 @@ from jobs.answers.pipeline import answers
 from jobs.calibration.progress import Paced
 from jobs.command import fail, interrupt, tell
 from services.control_plane import open_control_plane
+from services.experiments.serving import Variants
 from services.settings import load_settings
 from tenants.errors import FathomError
 from tenants.ids import tenant_name
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     settings = load_settings(data_dir=options.data_dir)
     store = open_control_plane(settings)
     try:
-        scope = store.scope_of(store.get_tenant(tenant_name(options.tenant)), settings.root)
+        scope = Variants().champion(store.scope_of(store.get_tenant(tenant_name(options.tenant)), settings.root))
         out = options.out or options.questions.with_suffix(".answers.jsonl")
         ask = Ask(options.generator, options.rerank, options.max_tokens)
         return answer_file(options.questions, out, scope, settings, ask, answers, Paced(tell))

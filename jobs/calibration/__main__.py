@@ -21,6 +21,7 @@ from jobs.calibration.progress import Paced
 from jobs.calibration.questions import read_questions
 from jobs.command import fail, interrupt, tell
 from services.control_plane import open_control_plane
+from services.experiments.serving import Variants
 from services.settings import load_settings
 from tenants.errors import FathomError
 from tenants.ids import tenant_name
@@ -46,7 +47,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     try:
         tenant = store.get_tenant(tenant_name(options.tenant))
         questions = read_questions(settings, tenant, options.queries, options.qrels).first(options.limit)
-        scope = store.scope_of(tenant, settings.root)
+        scope = Variants().champion(store.scope_of(tenant, settings.root))
         return calibrate(questions, scope, store, settings, collect, Paced(tell))
     finally:
         store.close()

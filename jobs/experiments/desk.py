@@ -116,40 +116,45 @@ class Desk:
 
     def stop(self, name: str, actor: str, why: str = "") -> dict[str, Any]:
         """End it; the champion answers everybody again. Raises `NotFound`, `Conflict`."""
-        found = self._store.get_experiment(name)
-        analysis = look_at(self._store, self._audit, found, self._now())
-        return self._end(found, analysis, {"word": "stopped", "why": why, "by": actor})
+        return self._end(self._store.get_experiment(name), {"word": "stopped", "why": why, "by": actor})
 
     def promote(self, name: str, actor: str, arm: str | None = None) -> dict[str, Any]:
         """Serve an arm's variant to everybody of the experiment from now on, and end the experiment.
 
-        Without `arm` the one that the verdict calls better, or the only one beside the control. Raises `InvalidInput`
-        where that is none, `NotFound`, and `Conflict` for one that was promoted before.
+        Without `arm` the one that the verdict calls better, or the only one beside the control. What was cut off half
+        way is finished by doing it again. Raises `InvalidInput` where there is no such arm, `NotFound`, and `Conflict`
+        for one that serves already, or while another experiment runs on one of the tenants.
         """
         found = self._store.get_experiment(name)
         spec = parse_spec(found.spec)
-        if (found.outcome or {}).get("word") == "promoted":
-            raise Conflict(f"{name} was promoted before; roll it back first")
-        analysis = look_at(self._store, self._audit, found, self._now())
-        chosen = spec.arm(arm or _promotable(spec, analysis))
-        for tenant in found.tenants:
+        self._refuse_beside(found)
+        chosen = spec.arm(arm or self._promotable(spec, found))
+        serving = self._serving(found)
+        others = [tenant for tenant in found.tenants if serving[tenant[1]] != spec.variant(chosen.name)]
+        if not others and found.state != RUNNING:
+            raise Conflict(f"{spec.variant(chosen.name)} serves already; roll it back first")
+        for tenant in others:
             self._crown(tenant, spec, chosen, actor)
-        outcome = {"word": "promoted", "arm": chosen.name, "by": actor}
-        return self._end(found, analysis, outcome)
+        return self._end(found, {"word": "promoted", "arm": chosen.name, "by": actor})
 
     def rollback(self, name: str, actor: str) -> dict[str, Any]:
-        """Serve again what served before the promotion. Raises `NotFound`, `Conflict` when nothing of it serves."""
+        """Serve again what served before the promotion. Raises `NotFound`, and `Conflict` when nothing of it serves."""
         found = self._store.get_experiment(name)
-        serving = [(tenant, rows[0]) for tenant in self._owners(found) if (rows := self._store.champions(tenant, 1))]
-        ours = [tenant for tenant, row in serving if (row.champion.variant or "").startswith(f"{name}/")]
+        self._refuse_beside(found)
+        serving = self._serving(found)
+        ours = [owner for owner in self._owners(found) if (serving[owner.uid] or "").startswith(f"{name}/")]
         if not ours:
             raise Conflict(f"no tenant is served by a variant of {name}; see `fathom ab show {name}`")
-        for tenant in ours:
-            self._crowned(tenant, self._store.rollback(tenant, actor))
+        for owner in ours:
+            self._crowned(owner, self._store.rollback(owner, actor))
         outcome = {**(found.outcome or {}), "word": "rolled back", "by": actor, "at": self._now().isoformat()}
-        changed = self._store.set_outcome(name, outcome)
-        self._tell(changed, None)
+        self._tell(self._store.set_outcome(name, outcome), None)
         return self._told(self._store.get_experiment(name))
+
+    def delete(self, name: str) -> dict[str, Any]:
+        """Forget one that has ended; what was promoted stays. Raises `NotFound`, `Conflict`."""
+        self._store.delete_experiment(name)
+        return {"name": name, "deleted": True}
 
     def look(self) -> None:
         """Look at every running experiment that nobody else looks at; stop what harms; tell MLflow what it lacks."""
@@ -169,22 +174,43 @@ class Desk:
             analysis = look_at(self._store, self._audit, one, self._now())
             if analysis.verdict.stops:
                 _log.warning("experiment %s is stopped: %s", one.name, analysis.verdict.reason)
-                self._end(one, analysis, {"word": analysis.verdict.word, "by": "guardrail"})
+                told = {"word": analysis.verdict.word, "by": "guardrail", "verdict": analysis.verdict.to_json()}
+                self._end(one, told)
         except FathomError as error:
             _log.warning("experiment %s could not be looked at: %s", one.name, error.detail)
             return None
         self._cost_s[one.name] = time.monotonic() - began
         return analysis
 
-    def _end(self, found: Experiment, analysis: Analysis, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        told = {"verdict": analysis.verdict.to_json(), "at": self._now().isoformat(), **outcome}
-        if found.state == RUNNING:
-            ended = self._store.stop_experiment(found.name, told)
-        else:
-            ended = self._store.set_outcome(found.name, {**(found.outcome or {}), **told})
+    def _end(self, found: Experiment, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """`outcome` is kept with the verdict of the last look, which sees every window closed."""
+        told = {"at": self._now().isoformat(), **outcome}
+        ended = found if outcome["word"] == "promoted" and found.state != RUNNING else None
+        ended = ended or self._store.stop_experiment(found.name, told)
+        analysis = look_at(self._store, self._audit, ended, self._now())
+        ended = self._store.set_outcome(found.name, {"verdict": analysis.verdict.to_json(), **told})
         self._witness(ended, {"action": "end", **{name: told[name] for name in ("word", "by")}})
         self._tell(ended, analysis)
         return self._told(self._store.get_experiment(found.name))
+
+    def _refuse_beside(self, found: Experiment) -> None:
+        """What serves must not change under an experiment that compares with it."""
+        for other in self._store.list_experiments(running=True):
+            if other.name != found.name and set(other.uids) & set(found.uids):
+                raise Conflict(f"{other.name} runs on a tenant of {found.name}; stop it first")
+
+    def _serving(self, found: Experiment) -> dict[str, str | None]:
+        """{uid: the variant that serves}."""
+        rows = {owner.uid: self._store.champions(owner, 1) for owner in self._owners(found)}
+        return {uid: newest[0].champion.variant if newest else None for uid, newest in rows.items()}
+
+    def _promotable(self, spec: Spec, found: Experiment) -> str:
+        if len(spec.arms) == 2:
+            return spec.arms[1].name
+        verdict = look_at(self._store, self._audit, found, self._now()).verdict
+        if verdict.word == "better" and verdict.arm is not None:
+            return verdict.arm
+        raise InvalidInput.field("/arm", f"no arm is better yet ({verdict.word}); name the one to promote")
 
     def _tell(self, one: Experiment, analysis: Analysis | None) -> None:
         """MLflow: now if it answers at once, else behind the caller's back, else at the next look."""
@@ -280,12 +306,3 @@ def open_desk(settings: Settings, store: Store, audit: AuditReader, log: AuditLo
 
 async def _appended(log: AuditLog, owner: TenantScope, record: AuditRecord) -> None:
     await log.append(owner, record)
-
-
-def _promotable(spec: Spec, analysis: Analysis) -> str:
-    verdict = analysis.verdict
-    if verdict.word == "better" and verdict.arm is not None:
-        return verdict.arm
-    if len(spec.arms) == 2:
-        return spec.arms[1].name
-    raise InvalidInput.field("/arm", f"no arm is better yet ({verdict.word}); name the one to promote")

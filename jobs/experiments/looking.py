@@ -29,7 +29,7 @@ def look_at(store: Store, audit: AuditReader, experiment: Experiment, now: datet
         row
         for uid in experiment.uids
         for row in audit.outcomes(uid, experiment=experiment.name)
-        if row.at_ms <= until_ms
+        if _ms(experiment.created_at) <= row.at_ms <= until_ms  # another one may have had the name before
     ]
     if spec.kind == "shadow":
         return _shadow(spec, outcomes)

@@ -137,6 +137,10 @@ class Desk(Protocol):
         """Serve again what served before."""
         ...
 
+    def delete(self, name: str) -> Mapping[str, Any]:
+        """Forget one that has ended; what was promoted stays."""
+        ...
+
     def look(self) -> None:
         """Stop what harms, tell MLflow what it lacks."""
         ...

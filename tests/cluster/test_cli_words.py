@@ -21,7 +21,7 @@ VERBS = [
     ["search"], ["ask"], ["answers"], ["eval"], ["calibrate"], ["audit"], ["bench", "search"],
     ["train", "reranker"],
     ["ab", "create"], ["ab", "list"], ["ab", "show"], ["ab", "ramp"], ["ab", "compare"], ["ab", "stop"],
-    ["ab", "promote"], ["ab", "rollback"], ["ab", "improve"],
+    ["ab", "promote"], ["ab", "rollback"], ["ab", "delete"], ["ab", "improve"],
 ]  # fmt: skip
 
 

@@ -39,11 +39,12 @@ async def rerank(request: Request, access: Asker) -> Response:
     platform = platform_of(request)
     counted(platform, access, request)
     body = await bodies.read_body(request, vendors.RerankBody)
-    reference = model_of(body.model, access.scope.config.rerankers)
+    scope = platform.variants.champion(platform.switching.settled(access.scope))
+    reference = model_of(body.model, scope.config.rerankers)
     passages = to_passages(body, platform.settings.limits)
     cost = 1 + len(passages) / DOCUMENTS_OF_A_QUESTION
     async with admitted(platform, access, cost=cost), deadline.enforced():
-        facts, scored = await _scored(platform, access.scope, reference, body.query, passages)
+        facts, scored = await _scored(platform, scope, reference, body.query, passages)
     return reply(reranked(body, facts, scored))
 
 

@@ -77,8 +77,7 @@ async def ramp_experiment(request: Request, platform: Operator, name: str) -> Re
 @router.delete("/experiments/{name}", responses=answers(ExperimentDeleted, errors=ADMIN_ERRORS))
 async def delete_experiment(platform: Operator, name: str) -> Response:
     """Forget an experiment that has ended; what was promoted stays, and so does what MLflow holds."""
-    await asyncio.to_thread(platform.store.delete_experiment, name)
-    return reply({"name": name, "deleted": True})
+    return reply(await asyncio.to_thread(platform.desk.delete, name))
 
 
 @router.post("/experiments/{name}/stop", responses=_ONE, openapi_extra=accepts(StopBody) | repeatable())

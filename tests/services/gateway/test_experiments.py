@@ -286,3 +286,27 @@ async def test_a_harmful_arm_is_stopped_without_anybody(world: World, acme) -> N
 
 def _in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
+
+
+async def test_the_end_sees_every_window_closed_and_a_name_begins_anew(world: World, acme) -> None:
+    await create(world, window_s=3_600)
+    for number in range(6):
+        await search(world, acme, user=str(number))
+    stopped = await world.client.post("/admin/v1/experiments/nearest/stop", json={}, headers=world.operator)
+    assert "6 of" in stopped.json()["outcome"]["verdict"]["reason"]
+    deleted = await world.client.delete("/admin/v1/experiments/nearest", headers=world.operator)
+    assert deleted.json() == {"name": "nearest", "deleted": True}
+    await create(world, window_s=0)
+    shown = (await world.client.get("/admin/v1/experiments/nearest", headers=world.operator)).json()
+    assert sum(shown["analysis"]["exposed"].values()) == 0
+
+
+async def test_what_serves_does_not_change_under_a_running_experiment(world: World, acme) -> None:
+    await create(world)
+    await world.client.post("/admin/v1/experiments/nearest/promote", json={}, headers=world.operator)
+    await create(world, name="second")
+    for action in ("promote", "rollback"):
+        refused = await world.client.post(f"/admin/v1/experiments/nearest/{action}", json={}, headers=world.operator)
+        assert (refused.status_code, "second" in refused.json()["detail"]) == (409, True)
+    running = await world.client.delete("/admin/v1/experiments/second", headers=world.operator)
+    assert running.status_code == 409
