@@ -1,27 +1,25 @@
 """Interleaving against an A/B test: how many questions until the better of two rankings of real corpora is known.
 
     python -m benchmarks.interleaving --data FOLDER [--data FOLDER ...] [--questions 250] [--documents 1500]
-        [--repeats 400] [--cap 400000] [--processes 2]
+        [--repeats 400] [--cap 200000]
 
-FOLDER is a labelled set. Prints one JSON document. Ranking a is the first stage, b a rival of it: another constant
-fusion weight, or the small cross-encoder on the best DEPTH passages with some blend β; of a family those rivals are
-taken whose nDCG@10 (of documents, relevant or not) differs from a's by about GAPS.
+FOLDER is a labelled set. Prints one JSON document. Ranking a is the first stage, b a rival of it whose nDCG@10 differs
+by about GAPS: another constant fusion weight, or the small cross-encoder on the best DEPTH passages with a blend β.
 
 Users are made up. `position`: rank r is looked at with probability 1 / r, independently. `cascade`: ranks are looked at
 in turn until the first click. What is looked at is clicked with probability .9 (relevant) or .1. A step is a question
 drawn at random with replacement, so its outcome has the mean of the questions' exact distributions: a draft's first
 ten places hang on at most five coins, and each of their 32 outcomes goes through `team_draft` and `credit`.
 
-interleaving  mean credit against .5, as `jobs.experiments.analysis.compare_means` judges it, looked at after every step
-              from the 50th on, tuned for `planned` steps: UNPLANNED as shipped (`planned_1000` the same credits, tuned
-              for 1,000)
-ab            each step one arm, 50 : 50; `jobs.experiments.effects.effect` on `clicked` and on `first_click` (1 / rank
-              of the first click, 0 without), tuned as `analysis.plan` would for a rise of 3 %
-units         a row has the median and the 90th percentile of the steps until it decides (null: more than --cap), the
-              share decided, and the shares decided wrong: against nDCG@10, and against the method's own expectation
-              (`false`; this is what α = .05 bounds). `expected` is that expectation, `z_units` what a two-sided z-test
-              of 5 % that looks once needs for a power of .8
-ratio         units of A/B over units of interleaving: of the medians (`at_least` where A/B's is the cap), of `z_units`
+interleaving  mean credit against .5, as `analysis.compare_means` judges it, after every step from the 50th on;
+              tuned for UNPLANNED steps as shipped, and for 1,000 (`planned_1000`)
+ab            each step one arm, 50 : 50; `effects.effect` on `clicked` and on `first_click` (1 / rank of the first
+              click, 0 without), tuned as `analysis.plan` would for a rise of 3 %
+a row         the median and 90th percentile of the steps until it decides (null: more than --cap), the share decided,
+              and decided wrong: against nDCG@10, and against its own expectation (`false`, what α = .05 bounds).
+              `z_units`: what a z-test of 5 % that looks once needs for a power of .8
+ratio         steps of A/B over steps of interleaving: medians as shipped, with `planned_1000`, and of `z_units`; where
+              A/B's median is null --cap stands for it
 same          A/A: a ranking against itself, and against itself with documents of equal relevance swapped, --same-cap
               steps; `false` is the share of runs that decided
 """
@@ -35,13 +33,12 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import pairwise
+from functools import partial
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -64,48 +61,37 @@ from services.retrieval.lexical import lexical
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
-Orders = list[list[int]]  # by question, documents best first (numbers within the question)
+Orders = list[list[str]]  # by question, documents best first
 Decision = tuple[float, float]  # steps until it fell (inf: never), its direction (1: b is better)
 
 TOP, DEPTH, ROUNDS = 10, 20, 5
-CLICKED = {True: 0.9, False: 0.1}
 ALPHA, POWER, MINIMUM_EFFECT = 0.05, 0.8, 0.03
-GAPS = {"weight": (0.005, 0.01, 0.02, 0.03), "rerank": (0.01, 0.03)}
+GAPS = {"weight": (0.01, 0.02, 0.03), "rerank": (0.01, 0.03)}
+LEAST, MOST = 0.004, 0.04
 WEIGHTS = [round(0.05 * step, 2) for step in range(21)]
 BLENDS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8, 1.0)
-REWARDS = {
-    "first_click": np.array([0.0, *(1.0 / np.arange(1, TOP + 1))]),
-    "clicked": np.array([0.0, *np.ones(TOP)]),
-}
-AB_UNITS, AB_REPEATS = 20_000_000, 60  # A/B repeats a row: as many as take so many units, at least so many
-FIRST_LOOK = 2_000
+REWARDS = {"first_click": np.array([0.0, *(1.0 / np.arange(1, TOP + 1))]), "clicked": np.array([0.0, *np.ones(TOP)])}
+AB_UNITS, AB_REPEATS = 8_000_000, 40  # A/B repeats a row: as many as take so many units, at least so many
+KINDS = ("decided", "false", "wrong")
+NEED = 7.849  # (z_.975 + z_.8)²
+EMPTY: Float64 = np.zeros(0)
+NEVER: Decision = (math.inf, 0.0)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """One question: its candidates, their documents (n,) as numbers, and which of the documents are relevant (d,)."""
+    """One question and what was found."""
 
+    asked: Asked
     candidates: Candidates
-    documents: npt.NDArray[np.int64]
-    relevant: Bool
-    gold: int
 
-    @classmethod
-    def of(cls, asked: Asked, candidates: Candidates) -> Judged:
-        names = [one.document_id for one in candidates.passages]
-        numbers = {name: place for place, name in enumerate(dict.fromkeys(names))}
-        relevant = np.array([name in asked.gold for name in numbers])
-        return cls(candidates, np.array([numbers[name] for name in names]), relevant, len(set(asked.gold)))
-
-    def order(self, rows: npt.NDArray[Any]) -> list[int]:
+    def order(self, rows: npt.NDArray[Any]) -> list[str]:
         """Documents by their best passage."""
-        return list(dict.fromkeys(self.documents[rows].tolist()))
+        return list(dict.fromkeys(self.candidates.passages[row].document_id for row in rows.tolist()))
 
-    def ndcg(self, order: Sequence[int]) -> float:
-        """Relevant documents that were not found count."""
-        grades = {str(one): 1 for one in np.flatnonzero(self.relevant)}
-        lost = {f"lost {place}": 1 for place in range(self.gold - len(grades))}
-        return ndcg([str(one) for one in order], grades | lost, TOP)
+    def relevant(self, order: Iterable[str]) -> Bool:
+        """(n,) of documents."""
+        return np.array([name in self.asked.gold for name in order])
 
 
 @dataclass(frozen=True)
@@ -121,8 +107,7 @@ class Task:
     seed: int
 
 
-def weighted(judged: Sequence[Judged], profile: FusionProfile) -> Orders:
-    """The first stage."""
+def fused(judged: Sequence[Judged], profile: FusionProfile) -> Orders:
     return [one.order(fuse(one.candidates, "hybrid", profile).order) for one in judged]
 
 
@@ -137,59 +122,44 @@ def reranked(judged: Sequence[Judged], logits: Sequence[Float64], blend: float) 
     return found
 
 
-def opinions(model: CrossEncoder, asked: Sequence[Asked], judged: Sequence[Judged]) -> list[Float64]:
+def opinions(model: CrossEncoder, judged: Sequence[Judged]) -> list[Float64]:
     """By question, (DEPTH,) logits of the best passages of the first stage."""
     found = []
-    for question, one in zip(asked, judged, strict=True):
+    for one in judged:
         best = fuse(one.candidates, "hybrid", FusionProfile()).order[:DEPTH]
-        texts = [
-            lexical(some.title, some.heading, some.text) for some in (one.candidates.passages[row] for row in best)
-        ]
-        words, *passages = model.tokenizer.ids([question.text, *texts])
-        found.append(model.score([(words, passage) for passage in passages]).astype(np.float64))
+        passages = [one.candidates.passages[row] for row in best]
+        texts = [lexical(some.title, some.heading, some.text) for some in passages]
+        words, *others = model.tokenizer.ids([one.asked.text, *texts])
+        found.append(model.score([(words, other) for other in others]).astype(np.float64))
     return found
-
-
-def rivals(mean: Callable[[Orders], float], base: float, made: dict[str, Orders], gaps: Sequence[float]) -> list[str]:
-    """For each gap the rival whose mean differs from `base` by about that, each once."""
-    distance = {name: abs(mean(orders) - base) for name, orders in made.items()}
-    left = {name for name, value in distance.items() if value > 1e-6}
-    chosen: list[str] = []
-    for gap in gaps:
-        if left:
-            chosen.append(min(left, key=lambda name: (abs(distance[name] - gap), name)))
-            left.discard(chosen[-1])
-    return chosen
 
 
 def coins() -> list[int]:
     """One seed of `team_draft` for each outcome of its first five coins."""
-    found: dict[bytes, int] = {}
-    seed = 0
-    while len(found) < 2**ROUNDS:
-        found.setdefault((np.random.default_rng(seed).random(ROUNDS) < 0.5).tobytes(), seed)
-        seed += 1
-    return list(found.values())
+    heads = [np.random.default_rng(seed).random(ROUNDS) < 0.5 for seed in range(1_000)]
+    _, first = np.unique(np.array(heads), axis=0, return_index=True)
+    return [int(seed) for seed in first]
 
 
 def drafts(judged: Sequence[Judged], a: Orders, b: Orders) -> tuple[Bool, Float64]:
-    """(q · 32, 10): whether the document shown is relevant, and which way a click on it counts, 1 b, −1 a, 0 neither."""
+    """(q · 32, 10): whether the document is relevant; whom a click on it counts for, 1 b, −1 a, 0 neither."""
     relevant, gains = [], []
     seeds = coins()
     for one, first, second in zip(judged, a, b, strict=True):
         # Ten places take no more than the first ten of either order.
-        rows = set(first[:TOP]) | set(second[:TOP])
-        left, right = ([row for row in order if row in rows] for order in (first, second))
+        number = {name: place for place, name in enumerate(dict.fromkeys(first[:TOP] + second[:TOP]))}
+        left, right = ([number[name] for name in order if name in number] for order in (first, second))
+        liked = one.relevant(number)
         for seed in seeds:
             draft = team_draft(left, right, seed)
-            relevant.append(one.relevant[list(draft.order[:TOP])])
+            relevant.append(liked[list(draft.order[:TOP])])
             gains.append([2 * credit(draft.teams, [place]) - 1 for place in range(TOP)])
     return np.array(relevant), np.array(gains)
 
 
 def clicks(relevant: Bool, model: str) -> Float64:
     """P(click | every earlier rank was passed), of `relevant`'s shape (…, 10)."""
-    liked = np.where(relevant, CLICKED[True], CLICKED[False])
+    liked = np.where(relevant, 0.9, 0.1)
     return liked / np.arange(1, TOP + 1) if model == "position" else liked
 
 
@@ -219,108 +189,101 @@ def credits_of(relevant: Bool, gains: Float64, model: str) -> Float64:
     return np.array([mean[: TOP + 1].sum(), mean[TOP + 1], mean[TOP + 2 :].sum()])
 
 
-def shown(judged: Sequence[Judged], orders: Orders) -> Bool:
-    """(q, 10): whether the documents at these ranks are relevant."""
-    return np.array([one.relevant[order[:TOP]] for one, order in zip(judged, orders, strict=True)])
-
-
 def swapped(judged: Sequence[Judged], orders: Orders) -> Orders:
     """Among the first ten, documents of equal relevance change places in pairs."""
     chance, found = np.random.default_rng(7), []
     for one, order in zip(judged, orders, strict=True):
         changed = list(order)
         for kind in (True, False):
-            places = chance.permutation(np.flatnonzero(one.relevant[order[:TOP]] == kind)).tolist()
-            for x, y in pairwise(places[: len(places) // 2 * 2]):
-                if places.index(x) % 2 == 0:
-                    changed[x], changed[y] = changed[y], changed[x]
+            places = chance.permutation(np.flatnonzero(one.relevant(order[:TOP]) == kind))
+            for x, y in zip(places[::2], places[1::2], strict=False):
+                changed[x], changed[y] = changed[y], changed[x]
         found.append(changed)
     return found
 
 
-def tasks(judged: Sequence[Judged], about: dict[str, Any], a: Orders, b: Orders, task: Task) -> list[Task]:
+def tasks(judged: Sequence[Judged], a: Orders, b: Orders, task: Task) -> Iterator[Task]:
     """A pair's rows, one a click model."""
     relevant, gains = drafts(judged, a, b)
-    sides = [shown(judged, orders) for orders in (a, b)]
-    found = []
-    for place, model in enumerate(("position", "cascade")):
+    sides = [np.stack([one.relevant(order[:TOP]) for one, order in zip(judged, some, strict=True)]) for some in (a, b)]
+    for seed, model in enumerate(("position", "cascade"), 2 * task.seed):
         first = np.stack([first_clicks(side, model).mean(axis=0) for side in sides])
-        row = replace(task, about={**about, "clicks": model}, credit=credits_of(relevant, gains, model), first=first)
-        found.append(replace(row, seed=task.seed + place))
+        about = {**task.about, "clicks": model}
+        yield replace(task, about=about, credit=credits_of(relevant, gains, model), first=first, seed=seed)
+
+
+def mean_ndcg(judged: Sequence[Judged], orders: Orders) -> float:
+    grades = [dict.fromkeys(one.asked.gold, 1) for one in judged]
+    return float(np.mean([ndcg(order, grade, TOP) for order, grade in zip(orders, grades, strict=True)]))
+
+
+def pairs(judged: Sequence[Judged], base: Orders, logits: Sequence[Float64]) -> dict[str, Orders]:
+    """What the first stage is compared with, by name."""
+    families = {
+        "weight": {f"weight {one}": fused(judged, FusionProfile(constant=one)) for one in WEIGHTS},
+        "rerank": {f"rerank β {one}": reranked(judged, logits, one) for one in BLENDS},
+    }
+    found = {"itself": base, "itself, equals swapped": swapped(judged, base)}
+    for family, made in families.items():
+        away = {name: abs(mean_ndcg(judged, orders) - mean_ndcg(judged, base)) for name, orders in made.items()}
+        for gap in GAPS[family]:
+            left = [name for name, value in away.items() if LEAST <= value <= MOST and name not in found]
+            if left:
+                name = min(left, key=lambda name: abs(away[name] - gap))
+                found[name] = made[name]
     return found
 
 
-def of_set(folder: Path, options: argparse.Namespace, seed: int) -> tuple[list[Task], list[Task]]:
-    """(pairs that differ, A/A controls) of one labelled set."""
+def of_set(folder: Path, options: argparse.Namespace, seed: int) -> Iterator[Task]:
+    """All rows of one labelled set."""
     split = "dev" if (folder / "qrels" / "dev.tsv").exists() else "test"
     asked = read_questions(folder, split, options.questions)
     documents = read_documents(folder, (doc for one in asked for doc in one.gold), options.documents)
-    index = MemoryIndex(load_encoder("builtin", cache_dir=options.cache_dir, threads=options.processes), documents)
+    cache = str(Path.home() / ".cache" / "fathom")
+    index = MemoryIndex(load_encoder("builtin", cache_dir=cache), documents)
     vectors = index.encode_queries([one.text for one in asked])
-    judged = [Judged.of(one, index.candidates(one.text, row)) for one, row in zip(asked, vectors, strict=True)]
-    model = load_cross_encoder("builtin-small", cache_dir=options.cache_dir, threads=options.processes)
-    logits = opinions(model, asked, judged)
-    base = weighted(judged, FusionProfile())
-    made = {
-        "weight": {f"weight {one}": weighted(judged, FusionProfile(constant=one)) for one in WEIGHTS},
-        "rerank": {f"rerank β {one}": reranked(judged, logits, one) for one in BLENDS},
-    }
-
-    def mean(orders: Orders) -> float:
-        return float(np.mean([one.ndcg(order) for one, order in zip(judged, orders, strict=True)]))
-
-    empty = Task({}, np.zeros(3), np.zeros((2, TOP + 1)), 0.0, options.repeats, options.cap, seed * 1_000)
-    facts = {"set": folder.name, "questions": len(judged), "documents": len(documents), "ndcg_a": round(mean(base), 4)}
-    different: list[Task] = []
-    for family, gaps in GAPS.items():
-        for name in rivals(mean, mean(base), made[family], gaps):
-            orders = made[family][name]
-            gap = mean(orders) - mean(base)
-            moved = np.mean([x[:TOP] != y[:TOP] for x, y in zip(base, orders, strict=True)])
-            about = {**facts, "b": name, "ndcg_difference": round(gap, 4), "questions_changed": round(float(moved), 3)}
-            task = replace(empty, sign=float(np.sign(gap)), seed=empty.seed + 10 * len(different))
-            different += tasks(judged, about, base, orders, task)
-    control = replace(empty, cap=options.same_cap)
-    same = tasks(judged, {**facts, "b": "itself"}, base, base, replace(control, seed=empty.seed + 500))
-    return different, same + tasks(
-        judged,
-        {**facts, "b": "itself, equals swapped"},
-        base,
-        swapped(judged, base),
-        replace(control, seed=empty.seed + 600),
-    )
+    judged = [Judged(one, index.candidates(one.text, row)) for one, row in zip(asked, vectors, strict=True)]
+    logits = opinions(load_cross_encoder("builtin-small", cache_dir=cache), judged)
+    base = fused(judged, FusionProfile())
+    level = mean_ndcg(judged, base)
+    facts = {"set": folder.name, "questions": len(judged), "documents": len(documents), "ndcg_a": round(level, 4)}
+    for place, (name, orders) in enumerate(pairs(judged, base, logits).items()):
+        gap = round(mean_ndcg(judged, orders) - level, 9)
+        moved = np.mean([x[:TOP] != y[:TOP] for x, y in zip(base, orders, strict=True)])
+        about = {**facts, "b": name, "ndcg_difference": round(gap, 4), "questions_changed": round(float(moved), 3)}
+        cap = options.cap if gap else options.same_cap
+        task = Task(about, EMPTY, EMPTY, float(np.sign(gap)), options.repeats, cap, 1_000 * seed + place)
+        yield from tasks(judged, base, orders, task)
 
 
 def credited(task: Task) -> dict[str, Any]:
     """Interleaving, `repeats` times."""
     values = np.array([0.0, 0.5, 1.0])
     mean = float(task.credit @ values)
-    spread = float(task.credit @ (values - mean) ** 2)
-    once = z_units(mean - 0.5, spread)
-    found: dict[str, list[Decision]] = {"as_shipped": [], "planned_1000": []}
-    for repeat in range(task.repeats):
-        for name, planned in (("as_shipped", UNPLANNED), ("planned_1000", 1_000)):
-            chance = np.random.default_rng([task.seed, 1, repeat])
-            found[name].append(_credited(chance, task, planned, once))
-    told = summary(found["as_shipped"], task, mean - 0.5)
-    tuned = summary(found["planned_1000"], task, mean - 0.5)
-    return {"expected": round(mean, 5), "z_units": _whole(once), **told, "planned_1000": tuned}
+    once = z_units(mean - 0.5, float(task.credit @ (values - mean) ** 2))
+
+    def told(planned: int) -> dict[str, Any]:
+        looks = [partial(_credited, task, repeat, planned) for repeat in range(task.repeats)]
+        return summary([_until(look, once, task.cap) for look in looks], task, mean - 0.5)
+
+    return {"expected": round(mean, 5), "z_units": _whole(once), **told(UNPLANNED), "planned_1000": told(1_000)}
 
 
-def _credited(chance: np.random.Generator, task: Task, planned: int, guess: float) -> Decision:
-    credit_so_far, size = np.zeros(0), _start(guess, task.cap)
-    edges = np.cumsum(task.credit)[:2]
-    while True:
-        drawn = np.searchsorted(edges, chance.random(size - len(credit_so_far)), side="right") / 2
-        credit_so_far = np.concatenate([credit_so_far, drawn])
-        lower, upper = asymptotic(credit_so_far, ALPHA, tightest_at(planned, ALPHA))
-        out = np.flatnonzero((lower > 0.5) | (upper < 0.5))
-        out = out[out >= BURN_IN - 1]
-        if len(out):
-            return float(out[0] + 1), 1.0 if lower[out[0]] > 0.5 else -1.0
-        if size >= task.cap:
-            return math.inf, 0.0
-        size = min(task.cap, 2 * size)
+def _credited(task: Task, repeat: int, planned: int, size: int) -> Decision:
+    drawn = np.random.default_rng([task.seed, 1, repeat]).random(size)
+    credits_so_far = np.searchsorted(np.cumsum(task.credit)[:2], drawn, side="right") / 2
+    lower, upper = asymptotic(credits_so_far, ALPHA, tightest_at(planned, ALPHA))
+    out = np.flatnonzero((lower > 0.5) | (upper < 0.5))
+    out = out[out >= BURN_IN - 1]
+    return (float(out[0] + 1), 1.0 if lower[out[0]] > 0.5 else -1.0) if len(out) else NEVER
+
+
+def _until(look: Callable[[int], Decision], guess: float, cap: int) -> Decision:
+    """What `look` at so many steps says; the steps are doubled until it has decided."""
+    size = int(min(cap, max(2_000, guess)))
+    while (found := look(size)) == NEVER and size < cap:
+        size = min(cap, 2 * size)
+    return found
 
 
 def split_in_arms(task: Task, metric: str) -> dict[str, Any]:
@@ -332,54 +295,40 @@ def split_in_arms(task: Task, metric: str) -> dict[str, Any]:
     # All arms together, so that planning does not look at the difference.
     pooled, variance = float(means.mean()), float(spreads.mean() + means.var())
     planned = planned_units(pooled, math.sqrt(variance), MINIMUM_EFFECT, ALPHA, POWER, [0.5, 0.5])
-    start = _start(once, task.cap)
-    repeats = min(task.repeats, max(AB_REPEATS, AB_UNITS // start))
-    found = [
-        _split(np.random.default_rng([task.seed, 2, repeat]), task, reward, planned, start) for repeat in range(repeats)
-    ]
-    told = summary(found, task, float(means[1] - means[0]))
+    repeats = int(min(task.repeats, max(AB_REPEATS, AB_UNITS / min(max(once, 1), task.cap))))
+    looks = [partial(_split, task, repeat, reward, planned) for repeat in range(repeats)]
+    told = summary([_until(look, once, task.cap) for look in looks], task, float(means[1] - means[0]))
     return {"expected": [round(float(one), 5) for one in means], "planned": planned, "z_units": _whole(once), **told}
 
 
-def _split(chance: np.random.Generator, task: Task, reward: Float64, planned: int, size: int) -> Decision:
-    arm, value = np.zeros(0, np.int8), np.zeros(0)
-    edges = np.cumsum(task.first, axis=1)[:, :-1]
-    shares = np.array([0.5, 0.5])
-    while True:
-        arms, draw = chance.random((2, size - len(arm)))
-        treated = arms < 0.5
-        places = [np.searchsorted(edges[side], draw, side="right") for side in (0, 1)]
-        arm = np.concatenate([arm, treated.astype(np.int8)])
-        value = np.concatenate([value, reward[np.where(treated, places[1], places[0])]])
-        found = effect(arm, value, np.full(size, np.nan), shares, ALPHA, planned)[0]
-        if found.p <= ALPHA:
-            series = found.series
-            out = np.flatnonzero((np.array(series.lower) > 0) | (np.array(series.upper) < 0))
-            # The sequence may leave 0 between two of the looks that a series shows.
-            place = int(out[0]) if len(out) else -1
-            return float(series.step[place]), float(np.sign(series.difference[place]))
-        if size >= task.cap:
-            return math.inf, 0.0
-        size = min(task.cap, 2 * size)
+def _split(task: Task, repeat: int, reward: Float64, planned: int, size: int) -> Decision:
+    treated = np.random.default_rng([task.seed, 2, repeat]).random(size) < 0.5
+    drawn = np.random.default_rng([task.seed, 3, repeat]).random(size)
+    first, second = (np.searchsorted(np.cumsum(side)[:-1], drawn, side="right") for side in task.first)
+    value = reward[np.where(treated, second, first)]
+    found = effect(treated.astype(np.int8), value, np.full(size, np.nan), np.array([0.5, 0.5]), ALPHA, planned)[0]
+    if found.p > ALPHA:
+        return NEVER
+    series = found.series
+    out = np.flatnonzero((np.array(series.lower) > 0) | (np.array(series.upper) < 0))
+    place = int(out[0]) if len(out) else -1  # it may leave 0 only between two of the looks that a series shows
+    return float(series.step[place]), float(np.sign(series.difference[place]))
 
 
 def summary(found: Sequence[Decision], task: Task, expected: float) -> dict[str, Any]:
-    """See `units` in the module; without a true difference every decision is false."""
+    """See `a row` in the module; without a true difference every decision is false."""
     steps, way = np.array(found).T
     decided = np.isfinite(steps)
     truth = float(np.sign(expected)) if abs(expected) > 1e-9 and task.sign else 0.0
-    row = {"repeats": len(steps), "decided": _share(decided), "false": _share(decided & (way != truth))}
-    if not task.sign:
-        return row
+    shares = {"decided": decided, "false": decided & (way != truth), "wrong": decided & (way != task.sign)}
+    row = {"repeats": len(steps)} | {kind: round(float(mask.mean()), 4) for kind, mask in shares.items()}
     median, high = np.quantile(steps, [0.5, 0.9], method="higher")
-    return {**row, "wrong": _share(decided & (way != task.sign)), "median": _whole(median), "p90": _whole(high)}
+    return row | {"median": _whole(median), "p90": _whole(high)}
 
 
 def z_units(distance: float, variance: float) -> float:
     """Steps of a z-test that looks once; `variance` is that of the estimate times the steps."""
-    quantile = NormalDist().inv_cdf
-    need = (quantile(1 - ALPHA / 2) + quantile(POWER)) ** 2
-    return need * variance / distance**2 if abs(distance) > 1e-9 else math.inf
+    return NEED * variance / distance**2 if abs(distance) > 1e-9 else math.inf
 
 
 def trial(task: Task) -> dict[str, Any]:
@@ -387,50 +336,38 @@ def trial(task: Task) -> dict[str, Any]:
     inter = credited(task)
     arms = {metric: split_in_arms(task, metric) for metric in REWARDS}
     row = {**task.about, "interleaving": inter, "ab": arms}
-    if task.sign:
-        row["ratio"] = {metric: ratio(inter, arm, task.cap) for metric, arm in arms.items()}
+    if not task.sign:
+        return row
+    few = {"shipped": inter["median"], "planned_1000": inter["planned_1000"]["median"], "z_units": inter["z_units"]}
+    row["ratio"] = {metric: {} for metric in arms}
+    for metric, arm in arms.items():
+        for kind, steps in few.items():
+            many = arm["z_units"] if kind == "z_units" else arm["median"] or task.cap
+            row["ratio"][metric][kind] = round(many / steps, 1) if many and steps else None
     return row
-
-
-def ratio(inter: dict[str, Any], arm: dict[str, Any], cap: int) -> dict[str, Any]:
-    """A/B's units over interleaving's; None where interleaving has not decided either."""
-    median, z = inter["median"], (arm["z_units"] or math.inf) / (inter["z_units"] or math.inf)
-    times = None if median is None else round((arm["median"] or cap) / median, 1)
-    return {"median": times, "at_least": arm["median"] is None, "z_units": round(z, 1) if math.isfinite(z) else None}
 
 
 def totals(rows: Sequence[dict[str, Any]], same: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Over all pairs, each weighing by its repeats."""
     found: dict[str, Any] = {}
     for metric in REWARDS:
-        known = [row["ratio"][metric] for row in rows if row["ratio"][metric]["median"] is not None]
-        times = sorted(one["median"] for one in known)
-        found[f"ratio_{metric}"] = {
-            "rows": len(times),
-            "at_least_10": sum(one >= 10 for one in times),
-            "median": times[len(times) // 2] if times else None,
-            "smallest": times[0] if times else None,
-        }
-    for name, group, kinds in (("pairs", rows, ("false", "wrong")), ("same", same, ("false",))):
-        parts = {"interleaving": [row["interleaving"] for row in group]}
-        parts |= {metric: [row["ab"][metric] for row in group] for metric in REWARDS}
-        for method, some in parts.items():
-            weights = [one["repeats"] for one in some]
-            shares = {kind: float(np.average([one[kind] for one in some], weights=weights)) for kind in kinds}
-            found[f"{name}_{method}"] = {"runs": sum(weights), **{kind: round(one, 4) for kind, one in shares.items()}}
+        for kind in ("shipped", "planned_1000", "z_units"):
+            times = [row["ratio"][metric][kind] for row in rows if row["ratio"][metric][kind] is not None]
+            counts = {"rows": len(times), "at_least_10": sum(one >= 10 for one in times)}
+            found[f"ratio_{metric}_{kind}"] = {**counts, "median": round(float(np.median(times or [0])), 1)}
+    for name, group in (("pairs", rows), ("same", same)):
+        methods = {"interleaving": [row["interleaving"] for row in group]}
+        methods["planned_1000"] = [one["planned_1000"] for one in methods["interleaving"]]
+        methods |= {metric: [row["ab"][metric] for row in group] for metric in REWARDS}
+        for method, some in methods.items():
+            runs = sum(one["repeats"] for one in some)
+            shares = {kind: sum(one[kind] * one["repeats"] for one in some) / runs for kind in KINDS}
+            found[f"{name}_{method}"] = {"runs": runs} | {kind: round(share, 4) for kind, share in shares.items()}
     return found
-
-
-def _start(guess: float, cap: int) -> int:
-    return int(min(cap, max(FIRST_LOOK, guess)))
 
 
 def _whole(value: float) -> int | None:
     return math.ceil(value) if math.isfinite(value) else None
-
-
-def _share(mask: Bool) -> float:
-    return round(float(mask.mean()), 4)
 
 
 def main() -> None:
@@ -439,32 +376,24 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=250)
     parser.add_argument("--documents", type=int, default=1_500, help="besides those that are relevant or near")
     parser.add_argument("--repeats", type=int, default=400)
-    parser.add_argument("--cap", type=int, default=400_000)
+    parser.add_argument("--cap", type=int, default=200_000)
     parser.add_argument("--same-cap", type=int, default=20_000)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--cache-dir", default=str(Path.home() / ".cache" / "fathom"))
     options = parser.parse_args()
     started = time.perf_counter()
-    made = [of_set(folder, options, seed) for seed, folder in enumerate(options.data, 1)]
-    ranked = time.perf_counter()
-    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
-        same = list(pool.map(trial, [task for _, tasks_ in made for task in tasks_]))
-        rows = list(pool.map(trial, [task for tasks_, _ in made for task in tasks_]))
+    made = [task for seed, folder in enumerate(options.data, 1) for task in of_set(folder, options, seed)]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        rows = list(pool.map(trial, made))
+    same = [row for row in rows if "ratio" not in row]
+    rows = [row for row in rows if "ratio" in row]
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "processes": options.processes,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
         "seconds": round(time.perf_counter() - started, 1),
-        "seconds_of_ranking": round(ranked - started, 1),
-        "cap": options.cap,
-        "same_cap": options.same_cap,
+        "options": {name: value for name, value in vars(options).items() if isinstance(value, int)},
     }
-    print(
-        json.dumps({**about, "totals": totals(rows, same), "pairs": rows, "same": same}, ensure_ascii=False, indent=1)
-    )
+    document = {**about, "totals": totals(rows, same), "pairs": rows, "same": same}
+    print(json.dumps(document, ensure_ascii=False, indent=1))
 
 
 if __name__ == "__main__":

@@ -252,11 +252,11 @@ class Ledger:
 
     def points(self, run_id: str, points: Sequence[tuple[str, float, int]]) -> None:
         """(name, value, step) each; what is not finite is left out."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        kept = [Metric(name, value, now, step) for name, value, step in points if math.isfinite(value)]
         with self._taken() as client:
+            from mlflow.entities import Metric
+
+            kept = [Metric(name, value, now, step) for name, value, step in points if math.isfinite(value)]
             for start in range(0, len(kept), _BATCH):
                 client.log_batch(run_id, metrics=kept[start : start + _BATCH])
 

@@ -16,7 +16,7 @@ import json
 import re
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ REVISION_CHARS = 32
 _loading = threading.Lock()
 DOWNLOADS = Path("~/.cache/fathom/models").expanduser()  # registered models, by version
 
+# A tenant's own model, by its registered name or as the folder that a training leaves.
+_OWNED = re.compile(r"(?:^|/)fathom-rerank-(?:small|large)-(?P<tenant>[^@/]+)(?:[@/]|$)")
 _REGISTERED = re.compile(r"models:/(?P<name>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<version>[0-9]+))\Z")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?\Z")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -217,8 +219,8 @@ def _bad(reference: str, detail: str) -> InvalidInput:
     return InvalidInput.field("/embedder", f"{reference}: {detail}")
 
 
-def move_alias(name: str, alias: str, version: str, registry: str | None) -> str | None:
-    """Let `alias` of a registered model mean `version`; gives the version that it meant before, None for none.
+def move_alias(name: str, alias: str, version: str | None, registry: str | None) -> None:
+    """Let `alias` of a registered model mean `version`; None takes the alias away.
 
     Raises `Unavailable` when MLflow does not answer, `InvalidInput` for a version that it does not know.
     """
@@ -226,10 +228,38 @@ def move_alias(name: str, alias: str, version: str, registry: str | None) -> str
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=registry, registry_uri=registry)
-        held = client.get_registered_model(name).aliases.get(alias)
-        if held != version:
+        if version is None:
+            client.delete_registered_model_alias(name, alias)
+        else:
             client.set_registered_model_alias(name, alias, version)
+
+
+def aliased(name: str, alias: str, registry: str | None) -> str | None:
+    """The version that `alias` of a registered model means, None where it means none. Raises as `move_alias`."""
+    with _registry_errors(f"models:/{name}@{alias}"):
+        from mlflow import MlflowClient
+
+        held = MlflowClient(tracking_uri=registry, registry_uri=registry).get_registered_model(name).aliases.get(alias)
     return None if held is None else str(held)
+
+
+def owner_of(reference: str) -> str | None:
+    """The tenant whose feedback alone the model learned from, by its name; None = nobody's own."""
+    owned = _OWNED.search(reference)
+    return owned["tenant"] if owned else None
+
+
+def refuse_strangers(references: object, tenants: Collection[str], pointer: str) -> None:
+    """Raises `InvalidInput` when one of {role: reference} learned from feedback of one tenant, and not all are that one.
+
+    What is no mapping names no model.
+    """
+    for role, reference in references.items() if isinstance(references, Mapping) else ():
+        owner = owner_of(str(reference))
+        if owner is not None and set(tenants) != {owner}:
+            raise InvalidInput.field(
+                f"{pointer}/{role}", f"{reference} is {owner}'s alone; name a model of everybody's"
+            )
 
 
 def registered_version(reference: str) -> tuple[str, str] | None:

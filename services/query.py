@@ -88,9 +88,10 @@ async def prepare(
     with watch.lap("fuse"):
         fusion = fuse(candidates, question.mode, profile_of(scope))
     with watch.lap("rerank"):
-        ranked = await steps.reranker.rerank(scope, question, candidates, fusion)
         if scope.rival is not None and scope.variant.kind == "interleaving":
-            ranked = await interleaved(ranked, scope.rival, question, candidates, steps.reranker)
+            ranked = await interleaved(scope, scope.rival, question, candidates, fusion, steps.reranker)
+        else:
+            ranked = await steps.reranker.rerank(scope, question, candidates, fusion)
     with watch.lap("evidence"):
         evidence = choose(question, scope, candidates, ranked)
     query_id = new_query_id(at_ms)

@@ -26,7 +26,7 @@ from tenants.scope import Champion, TenantScope, Trial
 from tenants.tables import CALIBRATIONS, DRIFT
 
 KEPT = 20  # versions of one tenant
-EARLIER = 3  # profiles of other models that are served beside the newest
+EARLIER = KEPT  # profiles of other models that are served beside the newest
 
 Change = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 

@@ -82,7 +82,7 @@ class ExperimentRows(Rows):
         row = {"name": name, "state": RUNNING, "spec": to_json(spec), "salt": secrets.token_hex(16)}
         try:
             with self._database.writing() as connection:
-                for tenant in tenants:
+                for tenant in sorted(tenants, key=lambda one: one.uid):  # one order: two calls must not hold each other
                     self._refuse_second(connection, tenant)
                 now = self._clock()  # whoever creates it tells of it; others look after a while
                 times = {"created_at": now, "watched_at": now}
@@ -141,10 +141,13 @@ class ExperimentRows(Rows):
             return bool(connection.execute(ours).rowcount)
 
     def promote(self, tenant: Owner, variant: str, overrides: Mapping[str, Any], actor: str) -> ChampionRow:
-        """Serve this variant from now on. Raises `NotFound` when the tenant is gone."""
+        """Serve this variant from now on; one that serves already is left as it is. Raises `NotFound`."""
         with self._database.writing() as connection:
             hold(connection, tenant)
             number = _newest(connection, tenant)
+            serving = _row(connection, number)
+            if serving is not None and serving.variant == variant:
+                return _champion_row(serving)
             values = {"variant": variant, "overrides": to_json(overrides), "previous": number}
             return self._crown(connection, tenant, values, "promote", actor)
 
@@ -238,7 +241,7 @@ def _row(connection: Connection, number: int) -> Row[Any] | None:
 
 
 def _champion(row: Row[Any]) -> Champion:
-    return Champion(row.number, row.variant, json.loads(row.overrides))
+    return Champion(row.number, row.variant, json.loads(row.overrides), row.action == "rollback")
 
 
 def _champion_row(row: Row[Any]) -> ChampionRow:

@@ -65,12 +65,13 @@ class Shared:
 class Champion:
     """The variant that serves a tenant: `overrides` are laid over its configuration. `variant` None = none is.
 
-    `number` grows with every promotion and rollback of any tenant.
+    `number` grows with every promotion and rollback of any tenant; `restored` = it is what a rollback brought back.
     """
 
     number: int
     variant: str | None
     overrides: Mapping[str, Any]
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True)

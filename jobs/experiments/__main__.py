@@ -105,7 +105,6 @@ def certified(options: argparse.Namespace, store: Store, settings: Settings, con
 
 def wishes_of(options: argparse.Namespace) -> Wishes:
     """The command line as wishes."""
-    rails = dict(one.partition("=")[::2] for one in options.guardrail)
     return Wishes(
         tenant=tenant_name(options.tenant),
         role=options.role,
@@ -113,11 +112,19 @@ def wishes_of(options: argparse.Namespace) -> Wishes:
         gain=options.gain,
         ramp=options.ramp,
         metric=options.metric,
-        guardrails={name: float(part or 0) for name, part in rails.items()},
+        guardrails=dict(map(_guardrail, options.guardrail)),
         window_s=options.window_s,
         planned=options.planned,
         minimum_effect=options.minimum_effect,
     )
+
+
+def _guardrail(given: str) -> tuple[str, float]:
+    metric, _, tolerance = given.partition("=")
+    try:
+        return metric, float(tolerance or 0)
+    except ValueError:
+        raise InvalidInput.field("/guardrail", f"{given} is no METRIC=TOLERANCE, such as answer_ms=0.1") from None
 
 
 def _best(dev: dict[str, dict[str, float]]) -> float:

@@ -1,8 +1,9 @@
 """One look at an experiment: from its units to effects with intervals, and a verdict. Pure.
 
-An A/B test is effects.py on each metric, against the control. An interleaved one is the rival's mean credit against one
-half: above it, users prefer the rival's passages. A shadow is the rival's figures less the control's on the very same
-questions; nobody saw the rival's, so it decides nothing.
+An A/B test is effects.py on each metric, against the control; α is halved between the sequence that decides and the one
+that guards, which is narrow early. An interleaved one is the rival's mean credit against one half (a betting sequence:
+no limit theorem): above it, users prefer the rival's passages. A shadow is the rival's figures less the control's on
+the very same questions; nobody saw the rival's, so it decides nothing.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from jobs.experiments.effects import BURN_IN, Effect, effect
-from jobs.experiments.observations import Float64, Observations
+from jobs.experiments.observations import CREDIT, Float64, Observations
 from jobs.experiments.power import planned_units
 from jobs.experiments.ratio import Mismatch, mismatch
-from jobs.experiments.sequences import asymptotic, tightest_at
+from jobs.experiments.sequences import asymptotic, betting, tightest_at
 from jobs.experiments.verdict import Verdict, decide
 from services.experiments.assignment import shares
 from services.experiments.metrics import METRICS
@@ -26,6 +27,9 @@ from services.experiments.spec import Spec
 
 MEANS_UNITS = 1_000  # questions that means are tuned for: a ranking is told from another one by few clicks
 UNPLANNED = 20_000  # units that widths are tuned for until something is known to plan with
+MOST_UNITS = 1_000_000_000
+BOUNDED = (CREDIT, "overlap")  # means of values in [0, 1]: their sequence holds at every size, not for many only
+MOST_BETS = 20_000  # values that a betting sequence is computed for; of more the other one is as good, and quicker
 GUARD_UNITS = 500  # units that guardrails are tuned for, at least
 PLAN_AFTER = 200  # units after which the plan is made of what was seen
 
@@ -62,7 +66,7 @@ class Analysis:
     mismatch: Mismatch
     effects: Mapping[str, Mapping[str, Effect]] = field(default_factory=dict)
     means: Sequence[Mean] = ()
-    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    examples: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """What `fathom ab show --json` and `/admin/v1/experiments/{name}` print."""
@@ -87,7 +91,7 @@ def analyse(spec: Spec, seen: Observations) -> Analysis:
     planned = spec.planned or plan(spec, seen) or UNPLANNED
     effects: dict[str, dict[str, Effect]] = {}
     for metric in METRICS:
-        found = effect(seen.arm, seen.value[metric], seen.covariate[metric], share, spec.alpha, planned)
+        found = effect(seen.arm, seen.value[metric], seen.covariate[metric], share, spec.alpha / 2, planned)
         effects[metric] = {names[one.treatment]: one for one in found}
     ratio = mismatch(seen.exposed, share)
     return Analysis(
@@ -108,7 +112,7 @@ def _guards(spec: Spec, seen: Observations, planned: int) -> dict[str, dict[str,
     tuned = min(planned, max(GUARD_UNITS, planned // 20))
     names, found = [arm.name for arm in spec.arms], {}
     for metric in dict.fromkeys((spec.metric, *(rail.metric for rail in spec.guardrails))):
-        one = effect(seen.arm, seen.value[metric], seen.covariate[metric], shares(spec), spec.alpha, tuned)
+        one = effect(seen.arm, seen.value[metric], seen.covariate[metric], shares(spec), spec.alpha / 2, tuned)
         found[metric] = {names[each.treatment]: each for each in one}
     return found
 
@@ -119,10 +123,14 @@ def plan(spec: Spec, seen: Observations) -> int | None:
     All arms together, so that planning does not look at the difference.
     """
     first = seen.value[spec.metric][:PLAN_AFTER]
-    if len(first) < PLAN_AFTER or float(first.mean()) == 0:
-        return None
-    mean, deviation = float(first.mean()), float(first.std(ddof=1))
-    return planned_units(mean, deviation, spec.minimum_effect, spec.alpha, spec.power, shares(spec).tolist())
+    return None if len(first) < PLAN_AFTER or float(first.mean()) == 0 else planned_for(spec, first)
+
+
+def planned_for(spec: Spec, values: Float64) -> int:
+    """Units over all arms that find `minimum_effect` with `power`; `values` (n,) of units of today, mean not 0."""
+    mean, deviation, parts = float(values.mean()), float(values.std(ddof=1)), shares(spec).tolist()
+    units = planned_units(mean, deviation, spec.minimum_effect, spec.alpha / 2, spec.power, parts)
+    return min(MOST_UNITS, units)
 
 
 def compare_means(spec: Spec, means: Sequence[tuple[str, Float64, float]], decisive: str | None) -> Analysis:
@@ -154,5 +162,8 @@ def _mean(name: str, values: Float64, against: float, alpha: float, planned: int
     if len(values) < BURN_IN:
         mean = float(values.mean()) if len(values) else math.nan
         return Mean(name, mean, -math.inf, math.inf, against, len(values))
-    lower, upper = asymptotic(values, alpha, tightest_at(planned, alpha))
+    if name in BOUNDED and len(values) <= MOST_BETS:
+        lower, upper = betting(values, alpha)
+    else:
+        lower, upper = asymptotic(values, alpha, tightest_at(planned, alpha))
     return Mean(name, float(np.mean(values)), float(lower[-1]), float(upper[-1]), against, len(values))

@@ -21,16 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from jobs.experiments.analysis import Analysis
+from jobs.experiments.analysis import Analysis, planned_for
 from jobs.experiments.keeping import Keeper
 from jobs.experiments.looking import look_at
-from jobs.experiments.observations import unit_values
-from jobs.experiments.power import planned_units
+from jobs.experiments.observations import Judgement, by_query, unit_values
 from services.audit.reading import AuditReader
 from services.contracts import AuditLog, AuditRecord
-from services.experiments.assignment import shares
 from services.experiments.spec import Arm, Spec, laid_over, overridden, parse_spec
-from services.models import pinned
+from services.models import pinned, refuse_strangers
 from services.settings import Settings
 from tenants.errors import Conflict, FathomError, InvalidInput
 from tenants.experiment_rows import RUNNING, ChampionRow, Experiment
@@ -68,6 +66,7 @@ class Desk:
         self._keeper = Keeper(store, settings)
         self._now = now
         self._cost_s: dict[str, float] = {}
+        self._telling_of: set[str] = set()
         self._teller = ThreadPoolExecutor(1, thread_name_prefix="fathom-mlflow")  # one: nothing is told twice at once
 
     @property
@@ -81,7 +80,10 @@ class Desk:
         Aliases of registered models become the versions that they mean now: an arm stays what it is. Raises
         `InvalidInput` naming the field, `NotFound` for a tenant, `Conflict` for a name or a tenant that is taken.
         """
-        spec = self._pinned(parse_spec(raw))
+        spec = parse_spec(raw)
+        for number, arm in enumerate(spec.arms):
+            refuse_strangers(arm.overrides.get("rerankers"), spec.tenants, f"/arms/{number}/overrides/rerankers")
+        spec = self._pinned(spec)
         tenants = [self._store.get_tenant(name) for name in spec.tenants]
         for tenant in tenants:
             for number, arm in enumerate(spec.arms):
@@ -131,11 +133,14 @@ class Desk:
         chosen = spec.arm(arm or self._promotable(spec, found))
         serving = self._serving(found)
         others = [tenant for tenant in found.tenants if serving[tenant[1]] != spec.variant(chosen.name)]
-        if not others and found.state != RUNNING:
+        told = {"word": "promoted", "arm": chosen.name, "by": actor}
+        if not others and {**(found.outcome or {}), **told} == found.outcome:
             raise Conflict(f"{spec.variant(chosen.name)} serves already; roll it back first")
-        for tenant in others:
-            self._crown(tenant, spec, chosen, actor)
-        return self._end(found, {"word": "promoted", "arm": chosen.name, "by": actor})
+        crowns = [(owner, self._crown(owner, chosen)) for owner in map(self._owner, others)]  # all can be, or none is
+        ended = self._end(found, told)
+        for owner, overrides in crowns:
+            self._crowned(owner, self._store.promote(owner, spec.variant(chosen.name), overrides, actor))
+        return ended
 
     def rollback(self, name: str, actor: str) -> dict[str, Any]:
         """Serve again what served before the promotion. Raises `NotFound`, and `Conflict` when nothing of it serves."""
@@ -162,7 +167,7 @@ class Desk:
         seen = {one.name: analysis for one, analysis in looked if analysis is not None}
         for one in self._store.list_experiments():
             if one.name in seen or (self._keeper.lacks(one) and self._due(one)):
-                self._teller.submit(self._telling, one, seen.get(one.name)).result()
+                self._hand_over(one, seen.get(one.name))
 
     def _due(self, one: Experiment) -> bool:
         every_s = max(self._settings.experiment_poll_s, self._cost_s.get(one.name, 0.0) / COST_SHARE)
@@ -178,6 +183,9 @@ class Desk:
                 self._end(one, told)
         except FathomError as error:
             _log.warning("experiment %s could not be looked at: %s", one.name, error.detail)
+            return None
+        except Exception:  # noqa: BLE001 - whatever is wrong with one experiment, the others keep their guardrails
+            _log.exception("experiment %s could not be looked at", one.name)
             return None
         self._cost_s[one.name] = time.monotonic() - began
         return analysis
@@ -217,7 +225,14 @@ class Desk:
         with suppress(TimeoutError):
             self._teller.submit(self._telling, one, analysis).result(TELL_S)
 
+    def _hand_over(self, one: Experiment, analysis: Analysis | None) -> None:
+        """MLflow, behind the caller's back; what still waits for it is not handed over twice."""
+        if one.name not in self._telling_of:
+            self._telling_of.add(one.name)
+            self._teller.submit(self._telling, one, analysis)
+
     def _telling(self, one: Experiment, analysis: Analysis | None) -> None:
+        self._telling_of.discard(one.name)
         try:
             seen = analysis or look_at(self._store, self._audit, one, self._now())
             self._keeper.keep(self._store.get_experiment(one.name), seen)
@@ -246,7 +261,7 @@ class Desk:
         if not isinstance(asked, dict):
             return arm
         fixed = {
-            role: pinned(name, registry=self._settings.registry) if isinstance(name, str) and "@" in name else name
+            role: pinned(str(name), registry=self._settings.registry) if str(name).startswith("models:/") else name
             for role, name in asked.items()
         }
         return arm.model_copy(update={"overrides": {**arm.overrides, "rerankers": fixed}})
@@ -257,17 +272,22 @@ class Desk:
 
     def _plan(self, spec: Spec, tenants: list[Tenant]) -> dict[str, Any]:
         """What the tenants' own last questions say of the size; None where they say nothing yet."""
-        since = int((self._now() - timedelta(days=PAST_DAYS)).timestamp() * 1000)
-        past = [rows for tenant in tenants for rows in self._audit.units_since(tenant.uid, since).values()]
-        values = [unit_values(rows, {}, float("inf"))[spec.metric] for rows in past]
+        since = self._now() - timedelta(days=PAST_DAYS)
+        values = [value for tenant in tenants for value in self._past_values(spec, tenant, since)]
         mean = float(np.mean(values)) if values else 0.0
         told = {"units_seen": len(values), "days": PAST_DAYS, "metric": spec.metric, "mean": mean or None}
         if spec.planned is not None or spec.kind != "ab" or len(values) < 50 or mean == 0:
             return {**told, "planned": spec.planned, "days_needed": None}
-        deviation, parts = float(np.std(values, ddof=1)), shares(spec).tolist()
-        planned = planned_units(mean, deviation, spec.minimum_effect, spec.alpha, spec.power, parts)
+        planned = planned_for(spec, np.array(values, np.float64))
         a_day = len(values) / PAST_DAYS * spec.ramp * (1 - spec.holdout)
         return {**told, "planned": planned, "days_needed": round(planned / a_day, 1) if a_day else None}
+
+    def _past_values(self, spec: Spec, tenant: Tenant, since: datetime) -> list[float]:
+        """Each known unit's value in a window as long as the experiment's, from its first question since then."""
+        heard = self._store.feedback_since(tenant, since)
+        said = by_query(Judgement(one.query_id, one.body, _ms(one.created_at)) for one in heard)
+        units = self._audit.units_since(tenant.uid, _ms(since))
+        return [unit_values(rows, said, rows[0].at_ms + spec.window_s * 1000)[spec.metric] for rows in units.values()]
 
     def _owners(self, one: Experiment) -> list[TenantScope]:
         return [self._owner(tenant) for tenant in one.tenants]
@@ -276,13 +296,12 @@ class Desk:
         config = self._store.get_tenant(tenant[0]).config
         return TenantScope(TenantName(tenant[0]), TenantUid(tenant[1]), config, self._settings.root)
 
-    def _crown(self, tenant: tuple[str, str], spec: Spec, arm: Arm, actor: str) -> None:
-        owner = self._owner(tenant)
+    def _crown(self, owner: TenantScope, arm: Arm) -> dict[str, Any]:
+        """The overrides that serve the owner with the arm in them. Raises `InvalidInput` where they no longer fit."""
         rows = self._store.champions(owner, 1)
-        before = rows[0].champion.overrides if rows else {}
-        overrides = laid_over(before, arm.overrides)
+        overrides = laid_over(rows[0].champion.overrides if rows else {}, arm.overrides)
         overridden(owner.config, overrides)  # the tenant's configuration may have changed since
-        self._crowned(owner, self._store.promote(owner, spec.variant(arm.name), overrides, actor))
+        return overrides
 
     def _crowned(self, owner: TenantScope, row: ChampionRow) -> None:
         self._append(owner, {"action": row.action, "variant": row.champion.variant, "actor": row.actor})
@@ -302,6 +321,10 @@ class Desk:
 def open_desk(settings: Settings, store: Store, audit: AuditReader, log: AuditLog) -> Desk:
     """What a gateway is given."""
     return Desk(store, audit, log, settings)
+
+
+def _ms(when: datetime) -> int:
+    return int(when.timestamp() * 1000)
 
 
 async def _appended(log: AuditLog, owner: TenantScope, record: AuditRecord) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from jobs.experiments.desk import Desk
 from jobs.experiments.freshness import stale
+from services.experiments.serving import Variants
 from services.experiments.spec import overridden
 from tenants.config import TenantConfig
 from tenants.corpus.release import pinned
@@ -86,15 +87,18 @@ def advance(store: Store, desk: Desk, wishes: Wishes, train: Train, certify: Cer
         return _stop("waiting", f"{tenant.name} takes part in {running[0].name}; the loop waits for its end")
     if running:
         return _judged(desk, running[0])
+    if ours and (ended := _unheard(store, ours[0])) is not None:
+        return ended
     since = ours[0].created_at if ours else tenant.created_at
-    if (why := stale(pinned(store.scope_of(tenant, desk.root)), datetime.now(UTC))) is not None:
+    if (why := stale(pinned(Variants().champion(store.scope_of(tenant, desk.root))), datetime.now(UTC))) is not None:
         fresh = _certified(certify, serving_config(store, tenant))
         if fresh is not None:
             return Step("recertified", f"the certificate was renewed, for {why}", False, {"certified": fresh})
     told = _judgements(store, tenant, since)
     if told < wishes.feedback:
         return _stop("gathering", f"{told} of {wishes.feedback} judgements since {since:%Y-%m-%d %H:%M}")
-    return _round(store, desk, wishes, tenant, len(ours) + 1, train, certify)
+    number = max((int(one.name.rpartition("-")[2]) for one in ours), default=0) + 1
+    return _round(store, desk, wishes, tenant, number, train, certify)
 
 
 def _round(
@@ -126,6 +130,15 @@ def _round(
     desk.create(spec, ACTOR)
     reason = f"{made.reference} is tried on users: nDCG@10 {made.before:.4f} → {made.after:.4f} on held-out clicks"
     return Step("testing", reason, False, {"experiment": spec["name"], "certified": certified, **facts})
+
+
+def _unheard(store: Store, newest: Experiment) -> Step | None:
+    """The end of a round that the guardrails made between two passes: it is told once."""
+    outcome = dict(newest.outcome or {})
+    if outcome.get("by") != "guardrail" or outcome.get("told"):
+        return None
+    store.set_outcome(newest.name, outcome | {"told": True})
+    return _stop("rejected", str(outcome["verdict"]["reason"]), experiment=newest.name)
 
 
 def _judged(desk: Desk, experiment: Experiment) -> Step:

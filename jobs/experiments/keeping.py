@@ -19,7 +19,7 @@ from jobs.experiments.report import flattened, render
 from jobs.experiments.reporting import report_of
 from jobs.tracking import OFF, Ledger
 from services.experiments.spec import Arm, Spec, parse_spec
-from services.models import move_alias, registered_version
+from services.models import aliased, move_alias, registered_version
 from services.settings import Settings
 from tenants.experiment_rows import RUNNING, Experiment
 from tenants.store import Store
@@ -99,13 +99,18 @@ class Keeper:
         if "serving" not in told:
             move_alias(told["model"], CHALLENGER, versions[spec.arms[1].name], registry)
         if serving == spec.control.name:
-            for name, before in told.pop("moved", {}).items():
-                if before is not None:
-                    move_alias(name, CHAMPION, before, registry)
+            for name, before in told.get("moved", {}).items():
+                move_alias(name, CHAMPION, before, registry)
         else:
             named = registered_models(spec.arm(serving))
-            told["moved"] = {name: move_alias(name, CHAMPION, version, registry) for name, version in named}
+            # Written down before anything moves: a pass that is cut off must not take the new one for the old one.
+            told.setdefault("moved", {name: aliased(name, CHAMPION, registry) for name, _ in named})
+            self._save(one, told)
+            for name, version in named:
+                move_alias(name, CHAMPION, version, registry)
         told["serving"] = serving
+        if serving == spec.control.name:
+            told.pop("moved", None)
         self._save(one, told)
 
     def _end(self, one: Experiment, spec: Spec, told: dict[str, Any], seen: Analysis) -> None:

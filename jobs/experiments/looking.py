@@ -13,7 +13,7 @@ from jobs.experiments.analysis import Analysis, analyse, compare_means
 from jobs.experiments.observations import CREDIT, Judgement, Values, mean_credits, observe, pairs_of, unit_values
 from services.audit.reading import AuditReader, StoredOutcome
 from services.experiments.spec import Spec, parse_spec
-from tenants.experiment_rows import RUNNING, Experiment
+from tenants.experiment_rows import Experiment
 from tenants.ids import TenantName, TenantUid
 from tenants.scope import TenantScope
 from tenants.store import Store
@@ -40,11 +40,6 @@ def look_at(store: Store, audit: AuditReader, experiment: Experiment, now: datet
         )
     past = _past(audit, experiment, outcomes)
     return analyse(spec, observe(spec, outcomes, judgements, past, until_ms, ended=ended))
-
-
-def is_running(experiment: Experiment) -> bool:
-    """Whether its arms answer questions."""
-    return experiment.state == RUNNING
 
 
 def _shadow(spec: Spec, outcomes: list[StoredOutcome]) -> Analysis:

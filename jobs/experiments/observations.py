@@ -23,6 +23,8 @@ from services.experiments.metrics import METRICS
 from services.experiments.spec import Spec
 
 FOLLOW_UP_MS = 600_000
+EXAMPLES = 5
+_OF_WHOLE = ("answer_ms", "tokens", "abstained")
 CREDIT = "credit"  # of an interleaved list: 1 the rival's clicks were more, 0 the control's, .5 neither
 
 Float64 = npt.NDArray[np.float64]
@@ -46,7 +48,7 @@ class Observations:
     value      {metric: (n,) float64}; covariate likewise, the unit's own past, NaN = none
     exposed    (k,) units of each arm that were ever exposed, open ones included
     questions  (k,) questions of each arm;  `open_units` whose window has not closed
-    examples   {arm: query ids of its units with the greatest values of the spec's metric}, for people to read
+    examples   {arm: (query id, value) of its units with the best values of the spec's metric}, for people to read
     """
 
     arm: npt.NDArray[np.int8]
@@ -55,7 +57,7 @@ class Observations:
     exposed: tuple[int, ...]
     questions: tuple[int, ...]
     open_units: int = 0
-    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    examples: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
 
 
 def observe(
@@ -94,8 +96,13 @@ def observe(
         exposed=tuple(exposed),
         questions=tuple(questions),
         open_units=sum(exposed) - len(closed),
-        examples={arm: tuple(query for _, query in sorted(rows, reverse=True)[:5]) for arm, rows in examples.items()},
+        examples={arm: _best(rows, METRICS[spec.metric].sign) for arm, rows in examples.items()},
     )
+
+
+def _best(rows: Sequence[tuple[float, str]], sign: float) -> tuple[tuple[str, float], ...]:
+    ordered = sorted(rows, key=lambda one: (-sign * one[0], one[1]))
+    return tuple((query, value) for value, query in ordered[:EXAMPLES])
 
 
 def mean_credits(
@@ -150,7 +157,11 @@ def unit_values(rows: Sequence[StoredOutcome], said: Mapping[str, Sequence[Judge
         heard = [one for one in said.get(row.query_id, ()) if one.at_ms <= until_ms]
         asked_on = number + 1 < len(inside) and inside[number + 1].at_ms - row.at_ms <= FOLLOW_UP_MS
         table.append(own_values(row) | _told(row, heard) | {"followed_up": float(asked_on)})
-    return {name: float(np.mean([values[name] for values in table])) for name in METRICS}
+    # What was left before its end says nothing of the time and the tokens that the whole would have taken.
+    whole = [values for values in table if not values["abandoned"]] or table
+    return {
+        name: float(np.mean([values[name] for values in (whole if name in _OF_WHOLE else table)])) for name in METRICS
+    }
 
 
 def own_values(row: StoredOutcome) -> Values:
@@ -158,6 +169,7 @@ def own_values(row: StoredOutcome) -> Values:
     values = row.values
     return {
         "abstained": float(values["abstained"]),
+        "abandoned": float(values["state"] == "streaming"),
         "degraded": float(values["degraded"]),
         "answer_ms": float(values["ms"]),
         "rerank_ms": float(values["rerank_ms"]),

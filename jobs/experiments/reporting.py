@@ -37,7 +37,7 @@ def report_of(one: Experiment, spec: Spec, seen: Analysis, at: datetime | None =
         guardrails=tuple(line for line in lines if line.name in rails),
         costs=tuple(line for line in lines if line.name in COSTS),
         plots=tuple(_plots(spec, seen)),
-        examples=tuple(Example(query, None, None) for queries in seen.examples.values() for query in queries),
+        examples=tuple(_examples(spec, seen)),
         notes=(spec.note,) if spec.note else (),
     )
 
@@ -94,6 +94,14 @@ def _means(spec: Spec, seen: Analysis) -> Iterator[MetricLine]:
         yield MetricLine(
             one.name, spec.arms[1].name, one.against, told["mean"], None, told["lower"], told["upper"], n=one.units
         )
+
+
+def _examples(spec: Spec, seen: Analysis) -> Iterator[Example]:
+    """Units that did best in their arm; a value stands on its arm's side."""
+    for arm, rows in seen.examples.items():
+        ours = arm == spec.control.name
+        for query, value in rows:
+            yield Example(query, value if ours else None, None if ours else value)
 
 
 def _plots(spec: Spec, seen: Analysis) -> Iterator[Plot]:

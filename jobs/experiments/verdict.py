@@ -91,6 +91,8 @@ def decide(
     _check(spec, guards)
     reached = units >= planned
     evidence = tuple(_evidence(spec, guards, reached))
+    if reached:  # the sequence that decides is the narrower one by now
+        evidence += tuple(one for one in _evidence(spec, {spec.metric: effects.get(spec.metric, {})}, reached))
     harmful = tuple(dict.fromkeys(one.arm for one in evidence if one.violated))
     word, arm, reason = _word(spec, effects.get(spec.metric, {}), evidence, mismatch, reached)
     progress = f"{units:,} of {planned:,} planned units"

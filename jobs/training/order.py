@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from jobs.training.sources import Sample
-from services.models import BUILTIN
+from services.models import BUILTIN, owner_of
 from tenants.errors import InvalidInput
 
 Role = Literal["small", "large"]
@@ -18,8 +17,6 @@ ROLES: tuple[Role, ...] = ("small", "large")
 ENGINES: tuple[Engine, ...] = ("auto", "cpu", "cuda")
 MODEL = "fathom-rerank"
 _NOT_DECIDING = ("work", "resume", "register", "engine")
-# A tenant's own model, by its registered name or as the folder that a run leaves.
-_OWNED = re.compile(rf"(?:^|/){MODEL}-(?:small|large)-(?P<tenant>[^@/]+)(?:[@/]|$)")
 _REPEATED = {"data": "--data", "dev": "--dev", "tenants": "--tenant"}
 
 
@@ -142,9 +139,9 @@ def checked(order: Order) -> Order:
 def check_lineage(order: Order, tenants: Collection[str]) -> None:
     """Raises `InvalidInput` for a base or teacher that learned from another tenant's feedback than `tenants`'."""
     for pointer, reference in (("/base", order.base), ("/teacher", order.teacher or "")):
-        owned = _OWNED.search(reference)
-        if owned and owned["tenant"] not in tenants:
-            fault = f"{reference} is {owned['tenant']}'s alone; learn from that tenant's feedback, or start elsewhere"
+        owner = owner_of(reference)
+        if owner is not None and owner not in tenants:
+            fault = f"{reference} is {owner}'s alone; learn from that tenant's feedback, or start elsewhere"
             raise InvalidInput.field(pointer, fault)
 
 

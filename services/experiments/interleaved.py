@@ -6,6 +6,7 @@ Both are fused and reranked as they would be alone; the list that is shown is th
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from dataclasses import dataclass, replace
 
@@ -29,12 +30,19 @@ class Interleaved:
 
 
 async def interleaved(
-    ranked: Ranked, rival: TenantScope, question: Question, candidates: Candidates, reranker: Reranker
+    control: TenantScope,
+    rival: TenantScope,
+    question: Question,
+    candidates: Candidates,
+    fusion: Fusion,
+    reranker: Reranker,
 ) -> Ranked:
-    """`ranked` (the control's) and the rival's as one list. Raises as `Reranker` does."""
-    fusion = fuse(candidates, question.mode, profile_of(rival))
-    other = await reranker.rerank(rival, question, candidates, fusion)
-    return merged(ranked, other, fusion, secrets.randbits(32))
+    """The control's ranking (whose `fusion` is given) and the rival's as one list; they are made side by side."""
+    other = fuse(candidates, question.mode, profile_of(rival))
+    a, b = await asyncio.gather(
+        reranker.rerank(control, question, candidates, fusion), reranker.rerank(rival, question, candidates, other)
+    )
+    return merged(a, b, other, secrets.randbits(32))
 
 
 def merged(a: Ranked, b: Ranked, fusion_b: Fusion, seed: int) -> Ranked:

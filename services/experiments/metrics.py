@@ -32,6 +32,7 @@ _ALL = (
     Metric("disliked", "lower", True, "share of questions that were rated down"),
     Metric("followed_up", "lower", True, "share of questions that the same user asked on within ten minutes"),
     Metric("abstained", "lower", True, "share of questions without an answer"),
+    Metric("abandoned", "lower", True, "share of streams that the asker left before their end"),
     Metric("degraded", "lower", True, "share of answers that name a degradation"),
     Metric("answer_ms", "lower", False, "time to the whole answer, ms"),
     Metric("rerank_ms", "lower", False, "time in the cross-encoders, ms"),

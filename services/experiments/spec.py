@@ -74,10 +74,10 @@ class Spec(_Frozen):
     metric: str = "clicked"
     guardrails: tuple[Guardrail, ...] = Field(default=(), max_length=20)
     window_s: float = Field(default=1_800.0, ge=0, le=31 * 86_400)
-    minimum_effect: float = Field(default=0.03, gt=0, le=10)
-    alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    power: float = Field(default=0.8, gt=0, lt=1)
-    planned: int | None = Field(default=None, ge=2)
+    minimum_effect: float = Field(default=0.03, ge=1e-4, le=10)
+    alpha: float = Field(default=0.05, ge=1e-6, lt=0.5)
+    power: float = Field(default=0.8, ge=0.01, le=0.999)
+    planned: int | None = Field(default=None, ge=2, le=1_000_000_000)
     note: str = Field(default="", max_length=2_000)
 
     @model_validator(mode="after")
@@ -92,6 +92,8 @@ class Spec(_Frozen):
         others = [key for arm in self.arms for key in arm.overrides if key not in RANKING]
         if self.kind == "interleaving" and others:
             raise ValueError(f"interleaving compares rankings: {', '.join(sorted(RANKING))}, not {others[0]}")
+        if self.kind != "ab" and self.guardrails:
+            raise ValueError(f"{self.kind} has no guardrails: the control's users are nobody's risk; leave them out")
         unknown = [one for one in (self.metric, *(rail.metric for rail in self.guardrails)) if one not in METRICS]
         if unknown:
             raise ValueError(f"there is no metric {unknown[0]}; there are {', '.join(METRICS)}")

@@ -2,6 +2,7 @@
 
     promoted → seen here (within the cache's seconds) → its models load beside the traffic → switched
 
+A way back waits for nothing: an experiment that ends and a rollback hold at once, whatever can or cannot be loaded.
 Each process switches by itself; what it holds a tenant on is forgotten with the process. Knows no model: `warm` does.
 """
 
@@ -15,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass, replace
 
-from tenants.errors import FathomError
 from tenants.scope import Champion, TenantScope, Trial
 
 RETRY_S = 10.0  # after a model that could not be loaded
@@ -47,7 +47,7 @@ class Switching:
     def settled(self, scope: TenantScope) -> TenantScope:
         """The scope with the champion and the experiment that are ready here. Never waits; from an event loop."""
         live = self._live.get(scope.uid)
-        if live is None or self._warm is None or _key(live.champion, live.trial) == _key(scope.champion, scope.trial):
+        if live is None or self._warm is None or _leads_back(live, scope):
             self._hold(scope)
             return scope
         self._begin(live, scope)
@@ -63,6 +63,9 @@ class Switching:
     def _hold(self, scope: TenantScope) -> None:
         live = self._live.setdefault(scope.uid, _Live(scope.champion, scope.trial))
         live.champion, live.trial = scope.champion, scope.trial
+        if live.warming is not None and live.wanted != _key(scope.champion, scope.trial):
+            live.warming.cancel()
+            live.warming = None
         if len(self._live) > _KEPT:
             self._live.popitem(last=False)
 
@@ -80,14 +83,22 @@ class Switching:
         assert self._warm is not None
         try:
             await self._warm(scope)
-        except FathomError as error:
-            _log.warning("tenant %s stays on its variant: %s", scope.tenant, error.detail)
+        except Exception as error:  # noqa: BLE001 - this task's outermost frame; every failure waits before the next
+            _log.warning("tenant %s stays on its variant: %s", scope.tenant, getattr(error, "detail", repr(error)))
             live.retry_at = self._clock() + RETRY_S
         else:
             live.champion, live.trial = scope.champion, scope.trial
         finally:
             if live.wanted == _key(scope.champion, scope.trial):
                 live.warming = None
+
+
+def _leads_back(live: _Live, scope: TenantScope) -> bool:
+    """Whether the scope names nothing that is new here: the same, or less, or what a rollback restored."""
+    same = (live.champion.number if live.champion else 0) == (scope.champion.number if scope.champion else 0)
+    back = same or (scope.champion is not None and scope.champion.restored)
+    known = live.trial is not None and scope.trial is not None and live.trial.salt == scope.trial.salt
+    return back and (scope.trial is None or known)
 
 
 def _key(champion: Champion | None, trial: Trial | None) -> tuple[int, str]:

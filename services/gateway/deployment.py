@@ -178,7 +178,8 @@ def assemble(
         lambda tenant, timeout_s: engines.admit(tenant, timeout_s=timeout_s),
     )
     steps = Steps(retriever, AdaptiveReranker(scorer, pairs), answerer, audit, shadow=shadow)
-    steps = replace(steps, rivals=ShadowRivals(partial(_ranked, steps), audit, lambda: not gate.running))
+    unmetered = replace(steps, reranker=AdaptiveReranker(scorer))  # a shadow is not what the tenant's quota is for
+    steps = replace(steps, rivals=ShadowRivals(partial(_ranked, unmetered), audit, lambda: not gate.running))
     variants = Variants()
     readiness = Readiness(store, audit, retriever, scorer, generators)
     return Platform(
@@ -288,3 +289,5 @@ async def _every(seconds: float, chore: Callable[[], None]) -> None:
             await asyncio.to_thread(chore)
         except FathomError as error:
             _log.warning("a chore was put off: %s", error.detail)
+        except Exception:  # noqa: BLE001 - this task's outermost frame: a defect must not end the chore for good
+            _log.exception("a chore failed; it is tried again")

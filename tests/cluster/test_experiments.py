@@ -81,6 +81,7 @@ def test_created_tried_promoted_and_rolled_back(platform, tenant, registered):
     ask(platform, tenant, "default")
     assert time.monotonic() - began < LIMIT_S
 
+    assert "champion" not in client.get_registered_model(MODEL).aliases  # it had none before
     told = client.get_registered_model(f"fathom-variant-{NAME}")
     runs = client.search_runs([client.get_experiment_by_name(f"fathom/ab/{NAME}").experiment_id])
     assert set(told.aliases) == {"champion", "challenger"}

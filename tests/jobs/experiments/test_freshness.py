@@ -18,7 +18,7 @@ def certificate(**changes):
         "group": "standard/en", "price": 0.1, "alpha": 0.02, "delta": 0.1, "n": 500, "p_value": 0.01,
         "risks": {"regret": 0.02}, "split": "s", "source": "tenant", "issued_at": "2026-05-01T00:00:00+00:00",
         "expires_at": "2026-08-01T00:00:00+00:00", "watch": 0.05,
-        "conditions": Conditions({"large": "m"}, "fake", 100, 0),
+        "conditions": Conditions({"large": "builtin-large@r1 int8 t1"}, "fake", 100, 0),
     }  # fmt: skip
     return Certificate(**{**values, **changes})
 
@@ -41,8 +41,11 @@ def test_without_a_calibration_of_its_own_there_is_nothing_to_renew():
     ("held", "why"),
     [
         (certificate(expires_at="2026-05-20T00:00:00+00:00"), "expired"),
-        (certificate(conditions=Conditions({"large": "m"}, "other parser", 100, 0)), "parser"),
-        (certificate(conditions=Conditions({"large": "m"}, "fake", 100, -60)), "60% of the corpus"),
+        (certificate(conditions=Conditions({"large": "builtin-large@r1 int8 t1"}, "other parser", 100, 0)), "parser"),
+        (
+            certificate(conditions=Conditions({"large": "builtin-large@r1 int8 t1"}, "fake", 100, -60)),
+            "60% of the corpus",
+        ),
     ],
 )
 def test_what_it_has_outgrown_is_said(held, why):

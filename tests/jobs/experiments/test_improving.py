@@ -38,7 +38,7 @@ class World:
 
     def train(self, base):
         self.bases.append(base)
-        return Trained("models:/fathom-rerank-large-acme/1", 0.5 + self.gain, 0.5, "run")
+        return Trained("/models/fathom-rerank-large-acme", 0.5 + self.gain, 0.5, "run")
 
     def certify(self, config):
         self.configs.append(config)
@@ -108,8 +108,8 @@ def test_a_gain_is_certified_and_tried_on_users(world):
     step = world.advance(guardrails={"answer_ms": 0.5})
     (made,) = world.store.list_experiments(running=True)
     assert (step.stage, step.done, step.facts["experiment"]) == ("testing", False, made.name)
-    assert made.spec["arms"][1]["overrides"] == {"rerankers": {"large": "models:/fathom-rerank-large-acme/1"}}
-    assert world.configs[0].rerankers.large == "models:/fathom-rerank-large-acme/1"
+    assert made.spec["arms"][1]["overrides"] == {"rerankers": {"large": "/models/fathom-rerank-large-acme"}}
+    assert world.configs[0].rerankers.large == "/models/fathom-rerank-large-acme"
     assert world.bases == ["builtin-large"]
     assert world.advance().stage == "testing"
 
@@ -123,7 +123,7 @@ def test_what_users_like_better_is_promoted_and_the_next_round_goes_on_from_it(w
     assert world.store.champions(world.tenant)[0].champion.variant == f"{name}/challenger"
     assert world.advance(feedback=10_000).stage == "gathering"
     assert world.advance(feedback=5).stage == "testing"
-    assert world.bases == ["builtin-large", "models:/fathom-rerank-large-acme/1"]
+    assert world.bases == ["builtin-large", "/models/fathom-rerank-large-acme"]
     assert world.store.list_experiments(running=True)[0].name == f"{prefix_of(world.tenant)}2"
 
 
@@ -135,6 +135,9 @@ def test_what_users_like_less_is_stopped_and_the_champion_stays(world):
     ended = world.store.get_experiment(name)
     assert (ended.state, ended.outcome["word"], ended.outcome["by"]) == ("stopped", "harmful", "guardrail")
     assert world.store.champions(world.tenant) == []
+    told = world.advance()  # with more than enough feedback for another round
+    assert (told.stage, told.done, told.reason) == ("rejected", True, ended.outcome["verdict"]["reason"])
+    assert len(world.bases) == 1
     assert world.advance(feedback=10_000).stage == "gathering"
 
 

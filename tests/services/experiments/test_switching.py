@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from services.experiments.switching import RETRY_S, Switching
 from tenants.errors import Unavailable
-from tenants.scope import Champion
+from tenants.scope import Champion, Trial
 from tests import fakes
 
 
@@ -74,3 +74,32 @@ async def test_a_rollback_while_the_new_one_loads_is_no_switch_at_all():
 async def test_a_process_that_has_just_started_takes_what_it_finds():
     promoted = replace(fakes.scope(), champion=Champion(1, "x/b", {}))
     assert Switching(None).settled(promoted) is promoted
+
+
+async def test_a_way_back_waits_for_nothing():
+    async def warm(scope):
+        raise Unavailable("nothing can be loaded now")
+
+    switching = Switching(warm)
+    trial = Trial("x", "salt", 1.0, {})
+    tried = replace(fakes.scope(), champion=Champion(1, "x/b", {}), trial=trial)
+    switching.settled(tried)
+    stopped = replace(tried, trial=None)
+    assert switching.settled(stopped) is stopped
+    restored = replace(stopped, champion=Champion(2, None, {}, restored=True))
+    assert switching.settled(restored) is restored
+
+
+async def test_a_defect_in_loading_is_not_met_by_every_question():
+    tried = []
+
+    async def warm(scope):
+        tried.append(1)
+        raise RuntimeError("a defect")
+
+    switching = Switching(warm, clock=lambda: 0.0)
+    switching.settled(fakes.scope())
+    for _ in range(5):
+        switching.settled(replace(fakes.scope(), champion=Champion(1, "x/b", {})))
+        await asyncio.sleep(0.001)
+    assert tried == [1]

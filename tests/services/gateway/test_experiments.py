@@ -28,6 +28,11 @@ SPEC: dict[str, Any] = {
 }
 
 
+def with_model(reference: str) -> dict[str, Any]:
+    arms = [{"name": "control"}, {"name": "b", "overrides": {"rerankers": {"large": reference}}}]
+    return {**SPEC, "arms": arms}
+
+
 @pytest.fixture
 async def acme(world: World) -> dict[str, str]:
     key = world.tenant("acme")
@@ -128,7 +133,7 @@ async def test_promotion_and_rollback_change_who_answers_and_stand_in_the_chain(
     assert again.status_code == 409
     uid = world.platform.store.get_tenant("acme").uid
     changes = [one["change"] for one in world.platform.audit.export(uid) if one.get("state") == "change"]
-    assert [one["action"] for one in changes] == ["create", "promote", "end", "rollback"]
+    assert [one["action"] for one in changes] == ["create", "end", "promote", "rollback"]
     assert world.platform.audit.verify_chain(uid).intact
 
 
@@ -220,6 +225,13 @@ async def test_streams_and_chats_are_exposed_too(world: World, acme) -> None:
         ({**SPEC, "tenants": ["nobody"]}, 404),
         ({**SPEC, "arms": []}, 422),
         ({**SPEC, "metric": "x"}, 422),
+        ({**SPEC, "planned": 10**400}, 422),
+        ({**SPEC, "minimum_effect": 1e-200}, 422),
+        ({**SPEC, "window_s": 1e300}, 422),
+        ({**SPEC, "name": "x" * 5_000}, 422),
+        ({**SPEC, "tenants": ["acme"] * 2_000}, 422),
+        ({**SPEC, "kind": "shadow", "guardrails": [{"metric": "answer_ms"}]}, 422),
+        (with_model("models:/fathom-rerank-large-globex/3"), 422),
         ({**SPEC, "arms": [{"name": "a"}, {"name": "b", "overrides": {"quotas": {}}}]}, 422),
         ({}, 422),
         ([], 422),
@@ -310,3 +322,42 @@ async def test_what_serves_does_not_change_under_a_running_experiment(world: Wor
         assert (refused.status_code, "second" in refused.json()["detail"]) == (409, True)
     running = await world.client.delete("/admin/v1/experiments/second", headers=world.operator)
     assert running.status_code == 409
+
+
+async def test_a_plan_is_made_of_what_users_clicked(world: World, acme) -> None:
+    for number in range(60):
+        body = await search(world, acme, user=f"u{number}")
+        if number % 2:
+            clicked = {"query_id": body["query_id"], "clicked": [body["results"][0]["chunk_id"]]}
+            await world.client.post("/t/acme/v1/feedback", json=clicked, headers=acme)
+    asked = SPEC | {"metric": "clicked", "minimum_effect": 0.1, "window_s": 600}
+    answer = await world.client.post("/admin/v1/experiments?dry_run=true", json=asked, headers=world.operator)
+    plan = answer.json()["plan"]
+    assert (plan["units_seen"], plan["mean"]) == (60, 0.5)
+    assert plan["planned"] > 1_000
+
+
+async def test_a_stream_that_is_left_is_no_quick_answer(world: World, acme) -> None:
+    await create(world, metric="answer_ms")
+    uid = world.platform.store.get_tenant("acme").uid
+    body = {"query": "which river is number 7?", "user": "ann", "stream": True}
+    async with world.client.stream("POST", "/t/acme/v1/query", json=body, headers=acme) as answer:
+        async for _ in answer.aiter_raw():
+            break
+    states = [row.values["state"] for row in world.platform.audit.outcomes(uid, experiment="nearest")]
+    assert set(states) <= {"streaming", "complete"}
+
+
+async def test_a_promotion_that_was_cut_off_is_finished_by_doing_it_again(world: World, acme) -> None:
+    other = world.tenant("globex")
+    await world.put("globex", other, **DOCS)
+    await create(world, tenants=["acme", "globex"])
+    store = world.platform.store
+    found = store.get_experiment("nearest")
+    store.stop_experiment("nearest", {"word": "promoted", "arm": "nearest", "by": "operator"})
+    store.promote(store.get_tenant("acme"), "nearest/nearest", DENSE, "operator")  # and then the process died
+    again = await world.client.post("/admin/v1/experiments/nearest/promote", json={}, headers=world.operator)
+    assert again.status_code == 200, again.text
+    for name, _ in found.tenants:
+        rows = store.champions(store.get_tenant(name))
+        assert [row.champion.variant for row in rows] == ["nearest/nearest"]
