@@ -250,7 +250,7 @@ def owner_of(reference: str) -> str | None:
 
 
 def refuse_strangers(references: object, tenants: Collection[str], pointer: str) -> None:
-    """Raises `InvalidInput` when one of {role: reference} learned from feedback of one tenant, and not all are that one.
+    """Raises `InvalidInput` when one of {role: reference} learned from one tenant's feedback, and others are meant too.
 
     What is no mapping names no model.
     """

@@ -74,7 +74,8 @@ def test_deleting_leaves_no_row_of_the_tenant_and_every_row_of_others(store: Sto
     store.create_experiment("both", {}, 1.0, [acme, other])
     before = _counts(store)
     store.delete_tenant("acme")
-    # Every table but the platform's own (experiments span tenants) holds the same number of rows for each of the two; the reader has only itself.
+    # Every table but the platform's own (experiments span tenants) holds the same number of rows for each of the two;
+    # the reader has only itself.
     kept = {name: before[name] for name in ("platform", "experiments")} | {"tenants": before["tenants"] - 1}
     assert _counts(store) == {name: n / 2 for name, n in before.items()} | kept
     assert set(before) == set(METADATA.tables)
