@@ -3,15 +3,15 @@
     python -m benchmarks.ab_simulation [--runs 2000] [--processes 2]
 
 Prints one JSON document. Every run goes through the code that judges real experiments (`effects.effect`,
-`ratio.mismatch_series`), looked at after every unit; with a loss, a quarter of --runs are made.
+`ratio.mismatch_series`), looked at after every unit; of the mismatch trials a quarter of --runs are made.
 
 same         A/A tests of 20,000 units: a metric of rate .3, of rate .01 and a latency (lognormal, σ 1), shares 50 : 50
              and 90 : 10. `false_claims` is the share of runs whose sequence excluded 0 at any look (at most α = .05);
              `z_test_30_peeks` the same runs by a z-test at 5 % that is asked 30 times.
 effect       +3 % on a rate of .3 at the size that `planned_units` plans for a power of .8: found at that size, and at
              any look up to it; the size of a z-test that looks once; and the same with a covariate (correlation .7).
-mismatch     10^6 units, 50 : 50: alarms without any loss (at most .01, which 500 runs cannot tell from .012), and with
-             1 % of one arm's exposures lost.
+mismatch     10^6 units, 50 : 50: alarms without any loss (at most .01; `counted` is too coarse to tell .006 from .012,
+             `weighted` is not; each with its standard error), and with 1 % of one arm's exposures lost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from jobs.experiments.effects import effect
 from jobs.experiments.power import planned_units
-from jobs.experiments.ratio import ALPHA, mismatch_series
+from jobs.experiments.ratio import ALPHA, CONCENTRATIONS, mismatch_series
 
 Float64 = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Float64]
@@ -111,6 +111,19 @@ def mismatch_trial(seed: int, loss: float) -> list[float]:
     return [float(len(over) > 0), float(over[0] + 1) if len(over) else math.nan]
 
 
+def weighted_trial(seed: int) -> list[float]:
+    """[1 / E at the first alarm, 0 without one] of units drawn from the bet: its mean is P(alarm) without any loss.
+
+    E is the likelihood of the bet over that of the null, so P_null(alarm) = mean over the bet of 1{alarm} / E.
+    """
+    chance = np.random.default_rng([4, seed])
+    concentrations, parts = zip(*CONCENTRATIONS, strict=True)
+    c = float(chance.choice(concentrations, p=parts))
+    series = mismatch_series((chance.random(MISMATCH_UNITS) < chance.beta(c / 2, c / 2)).astype(np.int8), [0.5, 0.5])
+    over = np.flatnonzero(series > math.log(1 / ALPHA))
+    return [math.exp(-series[over[0]]) if len(over) else 0.0]
+
+
 def repeat(pool: ProcessPoolExecutor, trial: Trial, runs: int) -> Float64:
     """(runs, figures) of one trial."""
     return np.array(list(pool.map(trial, range(runs), chunksize=max(1, runs // 50))))
@@ -140,21 +153,24 @@ def found(pool: ProcessPoolExecutor, runs: int) -> dict[str, Any]:
 
 
 def lost(pool: ProcessPoolExecutor, runs: int) -> dict[str, Any]:
-    false = repeat(pool, partial(mismatch_trial, loss=0.0), runs)[:, 0]
-    true = repeat(pool, partial(mismatch_trial, loss=LOSS), max(1, runs // 4))
+    false, true = (repeat(pool, partial(mismatch_trial, loss=loss), runs) for loss in (0.0, LOSS))
+    weighted = repeat(pool, weighted_trial, runs)[:, 0]
     until = true[:, 1]
     spread = np.nanpercentile(until, [10, 50, 90]).round().astype(int).tolist() if np.isfinite(until).any() else None
-    share = float(false.mean())
     return {
         "units": MISMATCH_UNITS,
-        "runs_without_loss": runs,
-        "false_alarms": share,
-        "false_alarms_standard_error": round(math.sqrt(share * (1 - share) / runs), 4),
+        "runs": runs,
+        "false_alarms_counted": error_of(false[:, 0]),
+        "false_alarms_weighted": error_of(weighted),
         "loss": LOSS,
-        "runs_with_loss": len(true),
         "detected": float(true[:, 0].mean()),
         "units_until_p10_p50_p90_of_detected": spread,
     }
+
+
+def error_of(values: Float64) -> list[float]:
+    """[mean, its standard error]."""
+    return [round(float(values.mean()), 5), round(float(values.std()) / math.sqrt(len(values)), 5)]
 
 
 def main() -> None:
@@ -167,7 +183,7 @@ def main() -> None:
         figures: dict[str, Any] = {
             "same": same(pool, options.runs),
             "effect": found(pool, options.runs),
-            "mismatch": lost(pool, options.runs),
+            "mismatch": lost(pool, max(1, options.runs // 4)),
         }
     about = {
         "date": datetime.now(UTC).date().isoformat(),
