@@ -42,7 +42,7 @@ from services.reranking.checkpoint import complete_folder
 from services.settings import Settings, load_settings
 from tenants.database import Database
 
-MODEL = "fathom-rerank-large-bench"
+MODEL = "a-cross-encoder-of-the-bench"
 CLIENTS, USERS, SEED = 2, 500, 3
 RERANK = {"latency_budget_ms": 60, "max_depth": 10}
 BACKLOG_S = 90.0

@@ -12,7 +12,7 @@ from services.reranking.checkpoint import complete_folder
 pytestmark = pytest.mark.cluster
 
 NAME = "other-small"
-MODEL = "fathom-rerank-small-of-the-test"
+MODEL = "a-cross-encoder-of-the-test"
 TEXTS = {
     "rivers.md": "# Rivers\n\nThe Rhine flows through Basel and reaches the sea at Rotterdam.\n",
     "lakes.md": "# Lakes\n\nLake Constance lies between three countries and feeds the Rhine.\n",
