@@ -8,6 +8,8 @@ Prints one JSON document. Every run goes through the code that judges real exper
 same         A/A tests of 20,000 units: a metric of rate .3, of rate .01 and a latency (lognormal, σ 1), shares 50 : 50
              and 90 : 10. `false_claims` is the share of runs whose sequence excluded 0 at any look (at most α = .05);
              `z_test_30_peeks` the same runs by a z-test at 5 % that is asked 30 times.
+platform     the same A/A tests as an experiment judges them: the size planned from the first 200 units, a sequence that
+             decides and one that guards, half of α each; `false_claims` of either at any look.
 effect       +3 % on a rate of .3 at the size that `planned_units` plans for a power of .8: found at that size, and at
              any look up to it; the size of a z-test that looks once; and the same with a covariate (correlation .7).
 mismatch     10^6 units, 50 : 50: alarms without any loss (at most .01; `counted` is too coarse to tell .006 from .012,
@@ -32,9 +34,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from jobs.experiments.analysis import PLAN_AFTER, UNPLANNED, guard_units, planned_for
 from jobs.experiments.effects import effect
 from jobs.experiments.power import planned_units
 from jobs.experiments.ratio import ALPHA, CONCENTRATIONS, mismatch_series
+from services.experiments.spec import parse_spec
 
 Float64 = npt.NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Float64]
@@ -71,6 +75,20 @@ def same_trial(seed: int, metric: str, share: float) -> list[float]:
     shares = np.array([1 - share, share])
     found = effect(arm, value, np.full(SAME_UNITS, np.nan), shares, LEVEL, SAME_UNITS)[0]
     return [float(found.p <= LEVEL), float(peeked(arm == 1, value))]
+
+
+def platform_trial(seed: int, metric: str, share: float) -> list[float]:
+    """[claimed at any look by either sequence] of one A/A test, as `analysis.analyse` makes them."""
+    chance = np.random.default_rng([5, seed])
+    value = METRICS[metric](chance, SAME_UNITS)
+    arm = (chance.random(SAME_UNITS) < share).astype(np.int8)
+    arms = [{"name": "control", "share": 1 - share}, {"name": "same", "share": share}]
+    spec = parse_spec({"name": "aa", "tenants": ["acme"], "arms": arms, "alpha": LEVEL})
+    first = value[:PLAN_AFTER]
+    planned = planned_for(spec, first) if first.mean() else UNPLANNED
+    nothing, shares = np.full(SAME_UNITS, np.nan), np.array([1 - share, share])
+    both = [effect(arm, value, nothing, shares, LEVEL / 2, n)[0] for n in (planned, guard_units(planned))]
+    return [float(any(one.p <= one.alpha for one in both))]
 
 
 def peeked(treated: npt.NDArray[np.bool_], value: Float64) -> bool:
@@ -152,6 +170,19 @@ def found(pool: ProcessPoolExecutor, runs: int) -> dict[str, Any]:
     return figures
 
 
+def as_judged(pool: ProcessPoolExecutor, runs: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": metric,
+            "treated": share,
+            "runs": runs,
+            "false_claims": error_of(repeat(pool, partial(platform_trial, metric=metric, share=share), runs)[:, 0]),
+        }
+        for metric in METRICS
+        for share in (0.5, 0.1)
+    ]
+
+
 def lost(pool: ProcessPoolExecutor, runs: int) -> dict[str, Any]:
     false, true = (repeat(pool, partial(mismatch_trial, loss=loss), runs) for loss in (0.0, LOSS))
     weighted = repeat(pool, weighted_trial, runs)[:, 0]
@@ -182,6 +213,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.processes) as pool:
         figures: dict[str, Any] = {
             "same": same(pool, options.runs),
+            "platform": as_judged(pool, max(1, options.runs // 4)),
             "effect": found(pool, options.runs),
             "mismatch": lost(pool, max(1, options.runs // 4)),
         }

@@ -109,12 +109,17 @@ def analyse(spec: Spec, seen: Observations) -> Analysis:
 
 def _guards(spec: Spec, seen: Observations, planned: int) -> dict[str, dict[str, Effect]]:
     """What may not be worse, in sequences that are narrowest early: a broken arm must not wait for the planned size."""
-    tuned = min(planned, max(GUARD_UNITS, planned // 20))
+    tuned = guard_units(planned)
     names, found = [arm.name for arm in spec.arms], {}
     for metric in dict.fromkeys((spec.metric, *(rail.metric for rail in spec.guardrails))):
         one = effect(seen.arm, seen.value[metric], seen.covariate[metric], shares(spec), spec.alpha / 2, tuned)
         found[metric] = {names[each.treatment]: each for each in one}
     return found
+
+
+def guard_units(planned: int) -> int:
+    """Units that the guarding sequences are narrowest at."""
+    return min(planned, max(GUARD_UNITS, planned // 20))
 
 
 def plan(spec: Spec, seen: Observations) -> int | None:
