@@ -47,9 +47,19 @@ class Made:
 
 
 def calibrate(
-    questions: Questions, scope: TenantScope, store: Store, settings: Settings, collect: Collect, show: Show
+    questions: Questions,
+    scope: TenantScope,
+    store: Store,
+    settings: Settings,
+    collect: Collect,
+    show: Show,
+    *,
+    keep_fit: bool = False,
 ) -> dict[str, Any]:
     """The `calibrate` document of CONTRACT section 2, with `message`, a sentence for a person.
+
+    `keep_fit` serves what was learned also where too few questions certify it: of cross-encoders that no profile knows,
+    what a logit is worth is better learned than assumed. Everything is reranked then.
 
     Raises `InvalidInput` without a published index or without a question, `Unavailable` without the large model.
     """
@@ -67,8 +77,10 @@ def calibrate(
             raise InvalidInput("hardly any of the questions finds anything; check that they are about this corpus")
         made = make(log, models, scope, show)
         report = _report(made, questions, scope, tracked)
-        if made.certificates:
+        if made.certificates or keep_fit:
             report["version"] = store.add_calibration(scope, made.profile.to_json(), report)
+        if keep_fit and not made.certificates:
+            report["message"] = f"{len(questions.asked)} questions certify nothing; what was learned of them serves."
     return report
 
 

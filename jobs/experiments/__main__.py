@@ -100,7 +100,7 @@ def certified(options: argparse.Namespace, store: Store, settings: Settings, con
         questions = read_feedback(settings, store, tenant)
     except InvalidInput:  # nobody clicked: what is bounded then is the disagreement with the full rerank
         questions = read_questions(settings, tenant, None, None)
-    return calibrate(questions.first(options.certify_on), scope, store, settings, collect, Paced(tell))
+    return calibrate(questions.first(options.certify_on), scope, store, settings, collect, Paced(tell), keep_fit=True)
 
 
 def wishes_of(options: argparse.Namespace) -> Wishes:

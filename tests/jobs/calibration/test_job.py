@@ -97,6 +97,14 @@ def test_too_few_questions_store_nothing_and_say_so(store: Store, scope: TenantS
     assert store.list_calibrations(scope) == []
 
 
+def test_what_is_learned_of_few_questions_serves_where_that_was_asked_for(store: Store, scope: TenantScope):
+    report = calibrate(asked(200), scope, store, SETTINGS, collect, shown([]), keep_fit=True)
+    (kept,) = store.list_calibrations(scope)
+    assert (report["certificate"], kept.profile["groups"]) == (None, {})
+    assert kept.profile["source"] == "tenant"
+    assert "serves" in report["message"]
+
+
 def test_without_labels_agreement_is_certified(store: Store, scope: TenantScope):
     traffic = Questions(asked(400).asked, "traffic", "d")
     report = calibrate(traffic, scope, store, SETTINGS, collect, shown([]))
