@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, select, update
 from sqlalchemy.exc import IntegrityError as ConstraintViolated
 
 from tenants.errors import Conflict, NotFound
@@ -144,18 +144,17 @@ class ExperimentRows(Rows):
         """Serve this variant from now on; one that serves already is left as it is. Raises `NotFound`."""
         with self._database.writing() as connection:
             hold(connection, tenant)
-            number = _newest(connection, tenant)
-            serving = _row(connection, number)
+            serving = _newest(connection, tenant)
             if serving is not None and serving.variant == variant:
                 return _champion_row(serving)
-            values = {"variant": variant, "overrides": to_json(overrides), "previous": number}
+            values = {"variant": variant, "overrides": to_json(overrides), "previous": serving.number if serving else 0}
             return self._crown(connection, tenant, values, "promote", actor)
 
     def rollback(self, tenant: Owner, actor: str) -> ChampionRow:
         """Serve again what served before the last promotion. Raises `Conflict` when nothing was promoted."""
         with self._database.writing() as connection:
             hold(connection, tenant)
-            serving = _row(connection, _newest(connection, tenant))
+            serving = _newest(connection, tenant)
             if serving is None or serving.variant is None:
                 raise Conflict("nothing was promoted, so there is nothing to roll back")
             before = _row(connection, serving.previous)
@@ -219,7 +218,7 @@ class ExperimentRows(Rows):
 
 def live(connection: Connection, tenant: Owner) -> tuple[Champion | None, Trial | None]:
     """What answers the tenant's questions now: its champion (None = its plain configuration), its experiment."""
-    newest = _row(connection, _newest(connection, tenant))
+    newest = _newest(connection, tenant)
     running = (
         select(EXPERIMENTS)
         .join(TRIALS, TRIALS.c.experiment == EXPERIMENTS.c.name)
@@ -231,9 +230,9 @@ def live(connection: Connection, tenant: Owner) -> tuple[Champion | None, Trial 
     return (None if newest is None else _champion(newest)), trial
 
 
-def _newest(connection: Connection, tenant: Owner) -> int:
-    query = select(func.max(CHAMPIONS.c.number)).where(CHAMPIONS.c.uid == tenant.uid)
-    return connection.execute(query).scalar_one() or 0
+def _newest(connection: Connection, tenant: Owner) -> Row[Any] | None:
+    query = select(CHAMPIONS).where(CHAMPIONS.c.uid == tenant.uid).order_by(CHAMPIONS.c.number.desc()).limit(1)
+    return connection.execute(query).one_or_none()
 
 
 def _row(connection: Connection, number: int) -> Row[Any] | None:

@@ -218,11 +218,10 @@ def _arm(given: str) -> dict[str, Any]:
 
 
 def _guardrail(given: str) -> dict[str, Any]:
-    metric, _, tolerance = given.partition("=")
-    try:
-        return {"metric": metric, "tolerance": float(tolerance or 0)}
-    except ValueError:
-        raise InvalidInput.field("/guardrail", f"{given} is no METRIC=TOLERANCE, such as answer_ms=0.1") from None
+    from services.experiments.spec import parse_guardrail
+
+    metric, tolerance = parse_guardrail(given)
+    return {"metric": metric, "tolerance": tolerance}
 
 
 def _text(path: Path) -> str:

@@ -11,8 +11,6 @@ from services.gateway.ports import Desk
 from services.settings import Settings
 from tenants.database import Database
 
-ACTOR = "operator"
-
 
 def experimenter(settings: Settings) -> Desk:
     """HTTP when FATHOM_URL is set or a platform runs on the data dir, else the local stores."""

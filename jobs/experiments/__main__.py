@@ -26,6 +26,7 @@ from jobs.training.reranker import run_order
 from services.audit.log import open_audit_log
 from services.audit.reading import AuditReader
 from services.control_plane import open_control_plane
+from services.experiments.spec import parse_guardrail
 from services.settings import Settings, load_settings
 from tenants.config import TenantConfig
 from tenants.database import Database
@@ -112,19 +113,11 @@ def wishes_of(options: argparse.Namespace) -> Wishes:
         gain=options.gain,
         ramp=options.ramp,
         metric=options.metric,
-        guardrails=dict(map(_guardrail, options.guardrail)),
+        guardrails=dict(map(parse_guardrail, options.guardrail)),
         window_s=options.window_s,
         planned=options.planned,
         minimum_effect=options.minimum_effect,
     )
-
-
-def _guardrail(given: str) -> tuple[str, float]:
-    metric, _, tolerance = given.partition("=")
-    try:
-        return metric, float(tolerance or 0)
-    except ValueError:
-        raise InvalidInput.field("/guardrail", f"{given} is no METRIC=TOLERANCE, such as answer_ms=0.1") from None
 
 
 def _best(dev: dict[str, dict[str, float]]) -> float:

@@ -24,12 +24,13 @@ import numpy as np
 from jobs.experiments.analysis import Analysis, planned_for
 from jobs.experiments.keeping import Keeper
 from jobs.experiments.looking import look_at
-from jobs.experiments.observations import Judgement, by_query, unit_values
+from jobs.experiments.observations import by_query, judgements_of, unit_values, unix_ms
 from services.audit.reading import AuditReader
 from services.contracts import AuditLog, AuditRecord
 from services.experiments.spec import Arm, Spec, laid_over, overridden, parse_spec
 from services.models import pinned, refuse_strangers
 from services.settings import Settings
+from tenants.config import TenantConfig
 from tenants.errors import Conflict, FathomError, InvalidInput
 from tenants.experiment_rows import RUNNING, ChampionRow, Experiment
 from tenants.ids import TenantName, TenantUid, new_query_id
@@ -87,7 +88,7 @@ class Desk:
         tenants = [self._store.get_tenant(name) for name in spec.tenants]
         for tenant in tenants:
             for number, arm in enumerate(spec.arms):
-                overridden(self._served(tenant), arm.overrides, f"/arms/{number}/overrides")
+                overridden(serving_config(self._store, tenant), arm.overrides, f"/arms/{number}/overrides")
         plan = self._plan(spec, tenants)
         if plan["planned"] is not None:
             spec = spec.model_copy(update={"planned": plan["planned"]})
@@ -266,10 +267,6 @@ class Desk:
         }
         return arm.model_copy(update={"overrides": {**arm.overrides, "rerankers": fixed}})
 
-    def _served(self, tenant: Tenant) -> Any:
-        rows = self._store.champions(tenant, 1)
-        return overridden(tenant.config, rows[0].champion.overrides) if rows else tenant.config
-
     def _plan(self, spec: Spec, tenants: list[Tenant]) -> dict[str, Any]:
         """What the tenants' own last questions say of the size; None where they say nothing yet."""
         since = self._now() - timedelta(days=PAST_DAYS)
@@ -285,8 +282,8 @@ class Desk:
     def _past_values(self, spec: Spec, tenant: Tenant, since: datetime) -> list[float]:
         """Each known unit's value in a window as long as the experiment's, from its first question since then."""
         heard = self._store.feedback_since(tenant, since)
-        said = by_query(Judgement(one.query_id, one.body, _ms(one.created_at)) for one in heard)
-        units = self._audit.units_since(tenant.uid, _ms(since))
+        said = by_query(judgements_of(heard))
+        units = self._audit.units_since(tenant.uid, unix_ms(since))
         return [unit_values(rows, said, rows[0].at_ms + spec.window_s * 1000)[spec.metric] for rows in units.values()]
 
     def _owners(self, one: Experiment) -> list[TenantScope]:
@@ -312,19 +309,21 @@ class Desk:
 
     def _append(self, owner: TenantScope, facts: Mapping[str, Any]) -> None:
         """One more record in the tenant's chain: who changed what answers its questions."""
-        at_ms = int(self._now().timestamp() * 1000)
+        at_ms = unix_ms(self._now())
         query_id = new_query_id(at_ms)
         told = {"query_id": query_id, "state": "change", "change": dict(facts)}
         asyncio.run(_appended(self._log, owner, AuditRecord(query_id, at_ms, told)))
 
 
+def serving_config(store: Store, tenant: Tenant) -> TenantConfig:
+    """The tenant's configuration under what was promoted last."""
+    rows = store.champions(tenant, 1)
+    return overridden(tenant.config, rows[0].champion.overrides) if rows else tenant.config
+
+
 def open_desk(settings: Settings, store: Store, audit: AuditReader, log: AuditLog) -> Desk:
     """What a gateway is given."""
     return Desk(store, audit, log, settings)
-
-
-def _ms(when: datetime) -> int:
-    return int(when.timestamp() * 1000)
 
 
 async def _appended(log: AuditLog, owner: TenantScope, record: AuditRecord) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from jobs.experiments.desk import Desk
+from jobs.experiments.desk import Desk, serving_config
 from jobs.experiments.freshness import stale
 from services.experiments.serving import Variants
 from services.experiments.spec import overridden
@@ -155,12 +155,6 @@ def _judged(desk: Desk, experiment: Experiment) -> Step:
         return _stop("promoted", verdict["reason"], **facts)
     desk.stop(experiment.name, ACTOR, verdict["reason"])
     return _stop("rejected", verdict["reason"], **facts)
-
-
-def serving_config(store: Store, tenant: Tenant) -> TenantConfig:
-    """The tenant's configuration under what was promoted last."""
-    rows = store.champions(tenant, 1)
-    return overridden(tenant.config, rows[0].champion.overrides) if rows else tenant.config
 
 
 def prefix_of(tenant: Tenant) -> str:

@@ -10,12 +10,20 @@ from collections import defaultdict
 from datetime import datetime
 
 from jobs.experiments.analysis import Analysis, analyse, compare_means
-from jobs.experiments.observations import CREDIT, Judgement, Values, mean_credits, observe, pairs_of, unit_values
+from jobs.experiments.observations import (
+    CREDIT,
+    Judgement,
+    Values,
+    judgements_of,
+    mean_credits,
+    observe,
+    pairs_of,
+    unit_values,
+    unix_ms,
+)
 from services.audit.reading import AuditReader, StoredOutcome
 from services.experiments.spec import Spec, parse_spec
 from tenants.experiment_rows import Experiment
-from tenants.ids import TenantName, TenantUid
-from tenants.scope import TenantScope
 from tenants.store import Store
 
 
@@ -24,12 +32,12 @@ def look_at(store: Store, audit: AuditReader, experiment: Experiment, now: datet
     spec = parse_spec(experiment.spec)
     ended = experiment.stopped_at is not None
     until = experiment.stopped_at or now
-    until_ms = _ms(until)
+    until_ms = unix_ms(until)
     outcomes = [
         row
         for uid in experiment.uids
         for row in audit.outcomes(uid, experiment=experiment.name)
-        if _ms(experiment.created_at) <= row.at_ms <= until_ms  # another one may have had the name before
+        if unix_ms(experiment.created_at) <= row.at_ms <= until_ms  # another one may have had the name before
     ]
     if spec.kind == "shadow":
         return _shadow(spec, outcomes)
@@ -49,12 +57,8 @@ def _shadow(spec: Spec, outcomes: list[StoredOutcome]) -> Analysis:
 
 
 def _judgements(store: Store, experiment: Experiment) -> list[Judgement]:
-    found = []
-    for name, uid in experiment.tenants:
-        owner = TenantScope(TenantName(name), TenantUid(uid), store.get_tenant(name).config, "")
-        rows = store.feedback_since(owner, experiment.created_at)
-        found += [Judgement(row.query_id, row.body, _ms(row.created_at)) for row in rows]
-    return found
+    owners = [store.get_tenant(name) for name, _ in experiment.tenants]
+    return [one for owner in owners for one in judgements_of(store.feedback_since(owner, experiment.created_at))]
 
 
 def _past(audit: AuditReader, experiment: Experiment, outcomes: list[StoredOutcome]) -> dict[str, Values]:
@@ -65,13 +69,9 @@ def _past(audit: AuditReader, experiment: Experiment, outcomes: list[StoredOutco
     units: dict[str, set[str]] = defaultdict(set)
     for row in outcomes:
         units[row.uid].add(row.unit)
-    before = _ms(experiment.created_at)
+    before = unix_ms(experiment.created_at)
     rows: dict[str, list[StoredOutcome]] = defaultdict(list)
     for uid, some in units.items():
         for row in audit.outcomes(uid, units=some, until_ms=before):
             rows[row.unit].append(row)
     return {unit: unit_values(each, {}, float("inf")) for unit, each in rows.items()}
-
-
-def _ms(when: datetime) -> int:
-    return int(when.timestamp() * 1000)

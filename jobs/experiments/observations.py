@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from services.audit.reading import StoredOutcome
 from services.experiments.interleaving import credit
 from services.experiments.metrics import METRICS
 from services.experiments.spec import Spec
+from tenants.records import Feedback
 
 FOLLOW_UP_MS = 600_000
 EXAMPLES = 5
@@ -117,6 +119,16 @@ def mean_credits(
             values = [_credit(row, said, closes) for row in rows if row.at_ms <= closes]
             closed.append((closes, unit, float(np.mean(values))))
     return np.array([value for *_, value in sorted(closed)], np.float64)
+
+
+def unix_ms(when: datetime) -> int:
+    """Milliseconds since 1970, as outcomes and judgements count."""
+    return int(when.timestamp() * 1000)
+
+
+def judgements_of(rows: Iterable[Feedback]) -> list[Judgement]:
+    """What the control plane keeps of users' feedback."""
+    return [Judgement(row.query_id, row.body, unix_ms(row.created_at)) for row in rows]
 
 
 def by_query(judgements: Iterable[Judgement]) -> dict[str, list[Judgement]]:

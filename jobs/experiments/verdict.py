@@ -92,7 +92,7 @@ def decide(
     reached = units >= planned
     evidence = tuple(_evidence(spec, guards, reached))
     if reached:  # the sequence that decides is the narrower one by now
-        evidence += tuple(one for one in _evidence(spec, {spec.metric: effects.get(spec.metric, {})}, reached))
+        evidence += tuple(_evidence(spec, {spec.metric: effects.get(spec.metric, {})}, reached))
     harmful = tuple(dict.fromkeys(one.arm for one in evidence if one.violated))
     word, arm, reason = _word(spec, effects.get(spec.metric, {}), evidence, mismatch, reached)
     progress = f"{units:,} of {planned:,} planned units"

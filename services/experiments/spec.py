@@ -117,6 +117,15 @@ class Spec(_Frozen):
         return f"{self.name}/{arm}"
 
 
+def parse_guardrail(text: str) -> tuple[str, float]:
+    """(metric, tolerance) of `METRIC=TOLERANCE`, as commands take it. Raises `InvalidInput`."""
+    metric, _, tolerance = text.partition("=")
+    try:
+        return metric, float(tolerance or 0)
+    except ValueError:
+        raise InvalidInput.field("/guardrail", f"{text} is no METRIC=TOLERANCE, such as answer_ms=0.1") from None
+
+
 def parse_spec(raw: object) -> Spec:
     """Check a decoded mapping; raises `InvalidInput` naming every bad field."""
     if not isinstance(raw, Mapping):
