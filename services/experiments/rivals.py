@@ -8,25 +8,18 @@ counted), one is at work at a time, and only while no asker waits. No generator 
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from contextvars import Context
 from typing import Protocol
 
 from services import deadline
+from services.afterwards import Afterwards, quiet
 from services.contracts import AuditLog, AuditRecord, Caller, Outcome, Question
 from services.experiments.outcomes import outcome_of
 from services.result import Prepared
-from tenants.errors import FathomError
 from tenants.scope import TenantScope
 
-ROOM = 64
 WORK_S = 30.0
-IDLE_POLL_S = 0.05
-PATIENCE_S = 60.0  # askers that keep coming for so long: the shadow is dropped
 TOP = 10
-_log = logging.getLogger("fathom.experiments")
 
 Prepare = Callable[[Question, TenantScope, Caller], Awaitable[Prepared]]
 
@@ -46,49 +39,24 @@ class NoRivals:
         """Nothing happens."""
 
 
-class ShadowRivals:
+class ShadowRivals(Afterwards[Prepared]):
     """`Rivals` on the event loop of the process that serves; `idle` says that no asker waits."""
 
     def __init__(self, prepare: Prepare, audit: AuditLog, idle: Callable[[], bool]) -> None:
+        super().__init__(self._one, "a shadow of an experiment")
         self._prepare = prepare
         self._audit = audit
         self._idle = idle
-        self._waiting: asyncio.Queue[Prepared] = asyncio.Queue(ROOM)
-        self._worker: asyncio.Task[None] | None = None
-        self.dropped = 0
 
     def offer(self, prepared: Prepared) -> None:
         """See `Rivals`."""
-        if prepared.scope.rival is None or prepared.scope.variant.kind != "shadow":
-            return
-        try:
-            self._waiting.put_nowait(prepared)
-        except asyncio.QueueFull:
-            self.dropped += 1
-            return
-        if self._worker is None or self._worker.done():
-            # In a context of its own: the question's deadline is not the shadow's.
-            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+        if prepared.scope.rival is not None and prepared.scope.variant.kind == "shadow":
+            self.put(prepared)
 
-    async def settle(self) -> None:
-        """Wait until nothing is left to do; for tests and a tidy end."""
-        await self._waiting.join()
-
-    async def _work(self) -> None:
-        while not self._waiting.empty():
-            shown = self._waiting.get_nowait()
-            try:
-                await self._one(shown)
-            except FathomError as error:
-                _log.info("a shadow of an experiment was given up: %s", error.detail)
-            finally:
-                self._waiting.task_done()
-
-    async def _one(self, shown: Prepared) -> None:
+    async def _one(self, shown: Prepared) -> bool:
         rival = shown.scope.rival
-        if rival is None or not await self._quiet():
-            self.dropped += 1
-            return
+        if rival is None or not await quiet(self._at_rest):
+            return False
         with deadline.within(WORK_S):
             found = await self._prepare(shown.question, rival, shown.caller)
         made = outcome_of(found, None, "complete")
@@ -104,15 +72,10 @@ class ShadowRivals:
         }
         told = Outcome(made.experiment, made.arm, made.unit, {**made.values, "overlap": near})
         await self._audit.append(rival, AuditRecord(shown.query_id, found.at_ms, facts, outcome=told))
-
-    async def _quiet(self) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + PATIENCE_S
-        while not self._idle():
-            if loop.time() > until:
-                return False
-            await asyncio.sleep(IDLE_POLL_S)
         return True
+
+    async def _at_rest(self) -> bool:
+        return self._idle()
 
 
 def overlap(one: Prepared, other: Prepared, top: int = TOP) -> float:

@@ -11,32 +11,27 @@ in the e-process only where a certificate was promised for the question.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from blake3 import blake3
 
 from services import deadline
+from services.afterwards import Afterwards, quiet
 from services.contracts import Candidates, Float32, Int32, PairScorer
 from services.reranking import drift
 from services.reranking.certificate import Certificate
 from services.reranking.facts import Float64
 from services.reranking.losses import fidelity_loss
-from tenants.errors import FathomError
 from tenants.scope import TenantScope
 
-ROOM = 64
 BATCH = 16
 DEPTH = 100
-IDLE_POLL_S = 0.05
-PATIENCE_S = 60.0  # a scorer that stays busy for so long: the shadow is dropped
 SCORE_S = 60.0
-_log = logging.getLogger("fathom.shadow")
 
 Gains = Callable[[Float32], Float64]
 Idle = Callable[[TenantScope, str], Awaitable[bool]]
@@ -129,55 +124,26 @@ def watched(old: Mapping[str, Any] | None, certificate: Certificate, loss: float
     return drift.watch(known, loss, at)
 
 
-class ShadowReranks:
+class ShadowReranks(Afterwards[tuple[TenantScope, Shown]]):
     """`Shadow` on the event loop of the process that serves; `idle` says that no question waits for the model."""
 
     def __init__(self, scorer: PairScorer, store: DriftStore, witness: Witness, idle: Idle) -> None:
+        super().__init__(self._one, "a shadow rerank")
         self._scorer = scorer
         self._store = store
         self._witness = witness
         self._idle = idle
-        self._waiting: asyncio.Queue[tuple[TenantScope, Shown]] = asyncio.Queue(ROOM)
-        self._worker: asyncio.Task[None] | None = None
-        self.dropped = 0
 
     def offer(self, scope: TenantScope, shown: Shown) -> None:
         """See `Shadow`."""
-        if not len(shown.order) or not drawn(shown.query_id, scope.config.shadow_rate):
-            return
-        try:
-            self._waiting.put_nowait((scope, shown))
-        except asyncio.QueueFull:
-            self.dropped += 1
-            return
-        if self._worker is None or self._worker.done():
-            # In a context of its own: the question's deadline is not the shadow's.
-            self._worker = asyncio.get_running_loop().create_task(self._work(), context=Context())
+        if len(shown.order) and drawn(shown.query_id, scope.config.shadow_rate):
+            self.put((scope, shown))
 
-    async def settle(self) -> None:
-        """Wait until nothing is left to do; for tests and a tidy end."""
-        await self._waiting.join()
-
-    async def close(self) -> None:
-        """Give up what waits."""
-        if self._worker is not None:
-            self._worker.cancel()
-
-    async def _work(self) -> None:
-        while not self._waiting.empty():
-            scope, shown = self._waiting.get_nowait()
-            try:
-                await self._one(scope, shown)
-            except FathomError as error:
-                _log.info("a shadow rerank was given up: %s", error.detail)
-            finally:
-                self._waiting.task_done()
-
-    async def _one(self, scope: TenantScope, shown: Shown) -> None:
+    async def _one(self, item: tuple[TenantScope, Shown]) -> bool:
+        scope, shown = item
         scored = await self._full(scope, shown)
         if scored is None:
-            self.dropped += 1
-            return
+            return False
         logits, pairs = scored
         gains = await asyncio.to_thread(shown.gains, logits)
         loss, at = fidelity_loss(shown.order, gains), datetime.now(UTC).isoformat(timespec="seconds")
@@ -185,6 +151,7 @@ class ShadowReranks:
         if shown.certificate is not None:
             state = await asyncio.to_thread(self._watched, scope, shown, shown.certificate, loss, at)
         await self._witness.shadowed(scope, _result(shown, loss, pairs, state, at))
+        return True
 
     def _watched(self, scope: TenantScope, shown: Shown, certificate: Certificate, loss: float, at: str) -> drift.Drift:
         def change(old: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -197,22 +164,13 @@ class ShadowReranks:
         logits = shown.logits.copy()
         missing = [int(row) for row in shown.rows if np.isnan(logits[row])]
         for start in range(0, len(missing), BATCH):
-            if not await self._quiet(scope, shown.reference):
+            if not await quiet(partial(self._idle, scope, shown.reference)):
                 return None
             some = missing[start : start + BATCH]
             passages = [shown.candidates.passages[row] for row in some]
             with deadline.within(SCORE_S):
                 logits[some] = (await self._scorer.score(scope, shown.reference, shown.text, passages)).logits
         return logits, len(missing)
-
-    async def _quiet(self, scope: TenantScope, reference: str) -> bool:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + PATIENCE_S
-        while not await self._idle(scope, reference):
-            if loop.time() > until:
-                return False
-            await asyncio.sleep(IDLE_POLL_S)
-        return True
 
 
 def _result(shown: Shown, loss: float, pairs: int, state: drift.Drift | None, at: str) -> ShadowResult:

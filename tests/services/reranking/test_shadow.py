@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from services import deadline
+from services.afterwards import ROOM
 from services.contracts import Question
 from services.reranking.adaptive import AdaptiveReranker
 from services.reranking.certificate import Certificate, Conditions
-from services.reranking.shadow import ROOM, ShadowReranks, ShadowResult, Shown, drawn, watched
+from services.reranking.shadow import ShadowReranks, ShadowResult, Shown, drawn, watched
 from services.reranking.telling import shown_of
 from services.retrieval.fusion import FusionProfile, fuse
 from tenants.errors import Unavailable
